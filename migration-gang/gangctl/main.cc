@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// gangctl: the command line; what the commands do is in files of their own.
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "control_message.h"
+#include "interrupt.h"
+#include "migration.h"
+#include "plan.h"
+#include "progress.h"
+#include "view.h"
+
+namespace {
+
+using gangctl::Plan;
+
+// What a plan consists of, from the command line.
+struct Arguments {
+    std::string plan_file;
+    std::vector<std::string> vms;
+    Plan given; // values of options
+    uint64_t timeout_s = 0;
+    bool json = false;
+};
+
+constexpr const char *kMigrateExamples = R"(
+Examples:
+  gangctl migrate --plan web.json
+  gangctl migrate --gang web --compression zstd --level 1 \
+    --vm name=vm1,source=/run/a/vm1.qmp,destination=/run/b/vm1.qmp,uri=tcp:192.0.2.2:4441 \
+    --vm name=vm2,source=/run/a/vm2.qmp,destination=/run/b/vm2.qmp,uri=tcp:192.0.2.2:4442
+
+A plan:
+  {"gang": "web", "compression": "zstd", "level": 1, "channels": 2,
+   "max_bandwidth": 0, "downtime_limit": 300,
+   "source_coordinator": "/run/gang/gangd.sock",
+   "destination_coordinator": "/run/gang/gangd.sock",
+   "vms": [{"name": "vm1", "source": "/run/a/vm1.qmp",
+            "destination": "/run/b/vm1.qmp", "uri": "tcp:192.0.2.2:4441"}]}
+
+Ctrl-C cancels the gang: VMs that have not arrived go on at the source.
+Exit status: 0 all completed, 1 one failed, 2 usage, 130 interrupted.)";
+
+constexpr const char *kCancelExamples = R"(
+Examples:
+  gangctl cancel --plan web.json
+  gangctl cancel --vm name=vm1,source=/run/a/vm1.qmp)";
+
+constexpr const char *kStatusExamples = R"(
+Examples:
+  gangctl status
+  gangctl status --json | jq '.gangs[].members[]'
+  gangctl watch --interval 0.5)";
+
+int Usage(const std::string &text) {
+    fprintf(stderr, "gangctl: %s\n", text.c_str());
+    return gangctl::kExitUsage;
+}
+
+// The plan's file with the options given beside it, checked.
+gang::Status Assemble(const CLI::App &command, const Arguments &arguments, gangctl::Need need,
+                      Plan *plan) {
+    if (!arguments.plan_file.empty()) {
+        gang::Status status = gangctl::ReadPlan(arguments.plan_file, plan);
+        if (!status.ok()) {
+            return status;
+        }
+    }
+    auto given = [&](const char *option) {
+        const CLI::Option *o = command.get_option_no_throw(option);
+        return o && o->count() > 0;
+    };
+    auto take = [&](const char *option, auto member) {
+        if (given(option)) {
+            plan->*member = arguments.given.*member;
+        }
+    };
+    take("--gang", &Plan::gang);
+    take("--source-coordinator", &Plan::source_coordinator);
+    take("--destination-coordinator", &Plan::destination_coordinator);
+    take("--compression", &Plan::compression);
+    take("--level", &Plan::level);
+    take("--channels", &Plan::channels);
+    take("--max-bandwidth", &Plan::max_bandwidth);
+    take("--downtime-limit", &Plan::downtime_limit);
+    for (const std::string &text : arguments.vms) {
+        gangctl::VmPlan vm;
+        if (gang::Status status = gangctl::ParseVm(text, &vm); !status.ok()) {
+            return status;
+        }
+        plan->vms.push_back(std::move(vm));
+    }
+    return gangctl::CheckPlan(*plan, need);
+}
+
+void AddPlanOptions(CLI::App *command, Arguments *arguments, bool migrate) {
+    auto *file = command->add_option("--plan", arguments->plan_file,
+                                     "JSON file with the gang ('-': standard input)");
+    command
+        ->add_option("--vm", arguments->vms,
+                     migrate ? "name=NAME,source=QMP,destination=QMP,uri=URI[,listen=URI], "
+                               "once for each VM"
+                             : "name=NAME,source=QMP, once for each VM")
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+        ->excludes(file);
+    command->add_flag("--json", arguments->json, "Print JSON lines, the result last");
+    if (!migrate) {
+        return;
+    }
+    Plan &plan = arguments->given;
+    command->add_option("--gang", plan.gang, "Gang id: 1 to 64 of A-Z a-z 0-9 . _ : -");
+    command
+        ->add_option("--source-coordinator", plan.source_coordinator,
+                     "gangd's socket on the source host")
+        ->capture_default_str();
+    command
+        ->add_option("--destination-coordinator", plan.destination_coordinator,
+                     "gangd's socket on the destination host")
+        ->capture_default_str();
+    command->add_option("--compression", plan.compression, "zstd or none")->capture_default_str();
+    command->add_option("--level", plan.level, "Level of zstd, 1 to 20")->capture_default_str();
+    command->add_option("--channels", plan.channels, "Channels of each VM")->capture_default_str();
+    command
+        ->add_option("--max-bandwidth", plan.max_bandwidth,
+                     "Bytes a second for each VM (0: no limit)")
+        ->transform(CLI::AsSizeValue(false))
+        ->capture_default_str();
+    command->add_option("--downtime-limit", plan.downtime_limit, "Milliseconds")
+        ->capture_default_str();
+    command
+        ->add_option("--timeout", arguments->timeout_s,
+                     "Cancel what has not completed after so many seconds (0: never)")
+        ->check(CLI::Range(uint64_t{0}, uint64_t{1000000}))
+        ->capture_default_str();
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    Arguments migrate_arguments, cancel_arguments;
+    std::string socket = gang::kDefaultControlSocket;
+    bool json = false;
+    double interval = 1;
+    uint64_t count = 0;
+
+    CLI::App app{"gangctl: live migration of VMs that move together.\n"
+                 "Drives their QEMUs over QMP, and shows what their coordinator (gangd) knows."};
+    app.set_version_flag("--version", "gangctl " GANG_VERSION);
+    app.require_subcommand(1);
+    app.footer("\nHelp with examples: gangctl COMMAND --help");
+
+    CLI::App *migrate = app.add_subcommand("migrate", "Migrate a gang");
+    AddPlanOptions(migrate, &migrate_arguments, true);
+    migrate->footer(kMigrateExamples);
+
+    CLI::App *cancel = app.add_subcommand("cancel", "Cancel migrations under way");
+    AddPlanOptions(cancel, &cancel_arguments, false);
+    cancel->footer(kCancelExamples);
+
+    CLI::App *status = app.add_subcommand("status", "Show gangs that the coordinator knows");
+    CLI::App *watch = app.add_subcommand("watch", "Show them again and again");
+    for (CLI::App *command : {status, watch}) {
+        command->add_option("--socket", socket, "gangd's socket")->capture_default_str();
+        command->add_flag("--json", json, "Print gangd's answer, one object a line");
+        command->footer(kStatusExamples);
+    }
+    watch->add_option("--interval", interval, "Seconds")
+        ->check(CLI::Range(0.1, 3600.0))
+        ->capture_default_str();
+    watch->add_option("--count", count, "How often (0: until interrupted)")->capture_default_str();
+
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError &error) {
+        return app.exit(error) == 0 ? 0 : gangctl::kExitUsage;
+    }
+    gangctl::CatchInterrupts();
+    if (status->parsed()) {
+        return gangctl::ShowStatus(socket, json);
+    }
+    if (watch->parsed()) {
+        return gangctl::WatchStatus(socket, interval, count, json);
+    }
+    bool migrates = migrate->parsed();
+    const Arguments &arguments = migrates ? migrate_arguments : cancel_arguments;
+    Plan plan;
+    gang::Status assembled =
+        Assemble(migrates ? *migrate : *cancel, arguments,
+                 migrates ? gangctl::Need::kMigration : gangctl::Need::kSources, &plan);
+    if (!assembled.ok()) {
+        return Usage(assembled.message());
+    }
+    auto progress = gangctl::Progress::Create(arguments.json);
+    return migrates ? gangctl::Migrate(plan, arguments.timeout_s, progress.get())
+                    : gangctl::Cancel(plan, progress.get());
+}

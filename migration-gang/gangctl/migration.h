@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// Drives a gang's migration over QMP from the first check to the last report.
+//
+//   Preflight   both monitors of each VM, both coordinators; nothing changed yet
+//   Prepare     parameters at both ends, destinations listen
+//   Start       gang-migrate to all sources at once
+//   Watch       query-migrate and query-gang, 4 times a second
+//   Locate      where every VM is now
+//
+// A VM that fails does not stop the others.  An interruption or the time limit
+// cancels those that have not completed: they go on at the source.
+
+#ifndef GANGCTL_MIGRATION_H
+#define GANGCTL_MIGRATION_H
+
+#include "plan.h"
+#include "progress.h"
+#include "vm.h"
+
+namespace gangctl {
+
+// Both return the exit code.  timeout_s 0: no limit.
+int Migrate(const Plan &plan, uint64_t timeout_s, Progress *progress);
+// Cancels the migrations of the plan's sources, whoever started them.
+int Cancel(const Plan &plan, Progress *progress);
+
+} // namespace gangctl
+
+#endif

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// What to migrate where: a plan, from a JSON file or from arguments.
+
+#ifndef GANGCTL_PLAN_H
+#define GANGCTL_PLAN_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "status.h"
+
+namespace gangctl {
+
+struct VmPlan {
+    std::string name;        // as gangctl shows it; 1 to 64 of A-Z a-z 0-9 . _ : -
+    std::string source;      // QMP socket
+    std::string destination; // QMP socket
+    std::string uri;         // where the source connects to
+    std::string listen;      // where the destination listens; empty: at `uri`
+};
+
+struct Plan {
+    std::string gang;
+    std::string source_coordinator; // path on the source host
+    std::string destination_coordinator;
+    std::string compression = "zstd";
+    uint64_t level = 1;
+    uint64_t channels = 2;
+    uint64_t max_bandwidth = 0;    // bytes a second of one VM; 0: no limit
+    uint64_t downtime_limit = 300; // ms
+    std::vector<VmPlan> vms;
+
+    Plan();
+};
+
+// Reads `path` ("-": standard input).  Every key has to be known and of its type.
+gang::Status ReadPlan(const std::string &path, Plan *plan);
+gang::Status ParsePlan(const std::string &text, Plan *plan);
+// "name=vm1,source=PATH,destination=PATH,uri=URI[,listen=URI]"
+gang::Status ParseVm(const std::string &text, VmPlan *vm);
+
+// What can be said without asking anybody.  A cancellation needs names and
+// sources only.
+enum class Need {
+    kMigration,
+    kSources
+};
+gang::Status CheckPlan(const Plan &plan, Need need);
+
+} // namespace gangctl
+
+#endif

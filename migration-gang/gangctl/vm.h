@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// One VM of a gang on its way, as gangctl sees it.
+
+#ifndef GANGCTL_VM_H
+#define GANGCTL_VM_H
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "plan.h"
+#include "qmp_client.h"
+
+namespace gangctl {
+
+enum class Outcome {
+    kPending,
+    kRunning,
+    kCompleted,
+    kFailed,
+    kCancelled
+};
+
+struct Vm {
+    explicit Vm(const VmPlan &p) : plan(p) {}
+
+    VmPlan plan;
+    std::unique_ptr<QmpClient> source, destination;
+
+    Outcome outcome = Outcome::kPending;
+    std::string error;           // why it failed or was cancelled
+    std::string phase = "ready"; // of query-gang where it says more than query-migrate
+    std::string at = "unknown";  // "source", "destination": where the VM is, in the end
+    std::string run_state;       // of query-status there
+
+    // Last known figures of query-migrate and query-gang.
+    uint64_t ram_bytes = 0, remaining_bytes = 0, wire_bytes = 0;
+    uint64_t total_ms = 0, downtime_ms = 0;
+    uint64_t zero_pages = 0, literal_pages = 0, published_pages = 0, referenced_pages = 0;
+    double rate = 0; // bytes a second, smoothed
+
+    // What the source has been asked and not answered yet.
+    enum class Asked {
+        kNothing,
+        kMigrate,
+        kGang,
+        kCancel
+    };
+    Asked asked = Asked::kNothing;
+    int64_t asked_ms = 0;
+    Outcome ends = Outcome::kRunning; // outcome to come after the last query-gang
+    int64_t rate_ms = 0;              // when `rate` was taken
+    uint64_t rate_bytes = 0;
+
+    bool over() const { return outcome > Outcome::kRunning; }
+    double percent() const {
+        if (outcome == Outcome::kCompleted) {
+            return 100;
+        }
+        uint64_t left = remaining_bytes < ram_bytes ? remaining_bytes : ram_bytes;
+        return ram_bytes
+                   ? 100.0 * static_cast<double>(ram_bytes - left) / static_cast<double>(ram_bytes)
+                   : 0;
+    }
+    // "waiting", "active", "completed", "failed", "cancelled"
+    const char *status() const {
+        switch (outcome) {
+        case Outcome::kPending:
+            return "waiting";
+        case Outcome::kRunning:
+            return "active";
+        case Outcome::kCompleted:
+            return "completed";
+        case Outcome::kCancelled:
+            return "cancelled";
+        case Outcome::kFailed:
+            break;
+        }
+        return "failed";
+    }
+};
+
+// States of query-migrate in which nothing is under way.
+inline bool AtRest(const std::string &migration) {
+    return migration == "none" || migration == "completed" || migration == "failed" ||
+           migration == "cancelled";
+}
+
+using Vms = std::vector<std::unique_ptr<Vm>>;
+
+} // namespace gangctl
+
+#endif

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// SOCK_SEQPACKET messages and descriptors on GLib's main loop.
+
+#include "connection.h"
+
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include <spdlog/spdlog.h>
+
+#include "control_message.h"
+
+namespace gangd {
+
+namespace {
+
+constexpr size_t kMaxQueue = 32; // messages waiting for one client
+constexpr unsigned kMaxRequestsASecond = 1000;
+constexpr unsigned kHelloMs = 10000; // to say hello
+constexpr int kMaxReadsInTurn = 16;  // then others have theirs
+
+} // namespace
+
+Connection::Connection(Owner *owner, int fd, uint64_t pid) : owner_(owner), fd_(fd), pid_(pid) {
+    read_source_ = g_unix_fd_add(
+        fd, static_cast<GIOCondition>(G_IO_IN | G_IO_HUP | G_IO_ERR),
+        [](int, GIOCondition, void *opaque) -> gboolean {
+            static_cast<Connection *>(opaque)->OnReadable();
+            return G_SOURCE_CONTINUE; // removed by Drop() if need be
+        },
+        this);
+    hello_source_ = g_timeout_add(
+        kHelloMs,
+        [](void *opaque) -> gboolean {
+            auto *self = static_cast<Connection *>(opaque);
+            self->hello_source_ = 0;
+            if (!self->greeted) {
+                spdlog::warn("pid {}: said no hello: dropped", self->pid_);
+                self->Drop();
+            }
+            return G_SOURCE_REMOVE;
+        },
+        this);
+}
+
+Connection::~Connection() {
+    RemoveSources();
+    for (Message &message : queue_) {
+        if (message.fd >= 0) {
+            close(message.fd);
+        }
+    }
+    // Closing with requests unread would reset the peer, which might then not
+    // see our last words.
+    char byte;
+    for (int i = 0; i < kMaxReadsInTurn && recv(fd_, &byte, 1, MSG_DONTWAIT) > 0; i++) {
+    }
+    close(fd_);
+}
+
+void Connection::RemoveSources() {
+    for (unsigned *source : {&read_source_, &write_source_, &hello_source_}) {
+        if (*source) {
+            g_source_remove(*source);
+            *source = 0;
+        }
+    }
+}
+
+void Connection::Drop() {
+    if (!dropped_) {
+        dropped_ = true;
+        RemoveSources();
+        owner_->OnDropped(this);
+    }
+}
+
+void Connection::Refuse(const Refusal &why) {
+    spdlog::warn("pid {}: {}: {}", pid_, why.code, why.text);
+    Send({{"error", why.text}, {"code", why.code}}, -1);
+}
+
+void Connection::Send(const nlohmann::json &message, int fd) {
+    if (dropped_) {
+        return;
+    }
+    if (queue_.size() >= kMaxQueue) {
+        spdlog::warn("pid {}: does not read its messages: dropped", pid_);
+        Drop();
+        return;
+    }
+    int copy = -1;
+    if (fd >= 0) {
+        copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        if (copy < 0) {
+            spdlog::error("pid {}: no descriptor to send it its memory: {}", pid_, strerror(errno));
+            Drop();
+            return;
+        }
+    }
+    queue_.push_back({gang::DumpMessage(message), copy});
+    if (!write_source_) {
+        Flush();
+    }
+}
+
+void Connection::Flush() {
+    while (!queue_.empty()) {
+        Message &message = queue_.front();
+        iovec part = {.iov_base = message.text.data(), .iov_len = message.text.size()};
+        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+        msghdr header = {};
+        header.msg_iov = &part;
+        header.msg_iovlen = 1;
+        if (message.fd >= 0) {
+            header.msg_control = control;
+            header.msg_controllen = sizeof(control);
+            cmsghdr *rights = CMSG_FIRSTHDR(&header);
+            rights->cmsg_level = SOL_SOCKET;
+            rights->cmsg_type = SCM_RIGHTS;
+            rights->cmsg_len = CMSG_LEN(sizeof(int));
+            memcpy(CMSG_DATA(rights), &message.fd, sizeof(int));
+        }
+        if (sendmsg(fd_, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            if (errno == EAGAIN) {
+                write_source_ = g_unix_fd_add(
+                    fd_, G_IO_OUT,
+                    [](int, GIOCondition, void *opaque) -> gboolean {
+                        auto *self = static_cast<Connection *>(opaque);
+                        self->write_source_ = 0;
+                        self->Flush();
+                        return G_SOURCE_REMOVE;
+                    },
+                    this);
+                return;
+            }
+            if (errno != EPIPE && errno != ECONNRESET) {
+                spdlog::warn("pid {}: cannot send: {}", pid_, strerror(errno));
+                Drop();
+                return;
+            }
+            // The peer closed; what it said before is still to be read, and then
+            // the hang-up shows.
+        }
+        if (message.fd >= 0) {
+            close(message.fd);
+        }
+        queue_.pop_front();
+    }
+}
+
+void Connection::OnReadable() {
+    for (int i = 0; i < kMaxReadsInTurn && !dropped_; i++) {
+        if (!Read()) {
+            return;
+        }
+    }
+}
+
+bool Connection::Overdone() {
+    int64_t second = g_get_monotonic_time() / G_USEC_PER_SEC;
+    if (second != second_) {
+        second_ = second;
+        requests_ = 0;
+    }
+    return ++requests_ > kMaxRequestsASecond;
+}
+
+bool Connection::Read() {
+    // One byte more than a message may have shows one that has too many.
+    std::string text(gang::kMaxControlMessage + 1, '\0');
+    // No request carries descriptors: without a place for them, the kernel
+    // closes those that come uninvited.
+    ssize_t n = recv(fd_, text.data(), text.size(), MSG_DONTWAIT);
+    if (n < 0) {
+        if (errno == EINTR) {
+            return true;
+        }
+        if (errno == EAGAIN) {
+            return false;
+        }
+        // A peer that closed before it read all we sent shows as a reset first,
+        // and only then gives what it had to say (as "leave").
+        if (errno == ECONNRESET && !was_reset_) {
+            was_reset_ = true;
+            return true;
+        }
+    }
+    if (n <= 0) {
+        Drop();
+        return false;
+    }
+    if (Overdone()) {
+        Refuse({"limit",
+                "more than " + std::to_string(kMaxRequestsASecond) + " requests in a second"});
+        Drop();
+        return false;
+    }
+    if (static_cast<size_t>(n) > gang::kMaxControlMessage) {
+        Refuse({"protocol",
+                "a message has at most " + std::to_string(gang::kMaxControlMessage) + " bytes"});
+        Drop();
+        return false;
+    }
+    text.resize(static_cast<size_t>(n));
+    owner_->OnMessage(this, text);
+    return true;
+}
+
+} // namespace gangd

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// One client's socket: whole messages in, a bounded queue of messages out.
+
+#ifndef GANGD_CONNECTION_H
+#define GANGD_CONNECTION_H
+
+#include <cstdint>
+#include <deque>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "coordinator.h"
+
+namespace gangd {
+
+// Runs on GLib's default main context; never blocks.  A client that breaks a
+// limit is told why if it listens and then dropped: it reads and writes nothing
+// any more, and its owner forgets it from the main loop, never inside a call
+// that may still use it.
+class Connection : public Peer {
+  public:
+    class Owner {
+      public:
+        virtual ~Owner() = default;
+        virtual void OnMessage(Connection *connection, const std::string &text) = 0;
+        // The connection has been dropped; delete it, but later.
+        virtual void OnDropped(Connection *connection) = 0;
+    };
+
+    // Takes over `fd`, which does not block.
+    Connection(Owner *owner, int fd, uint64_t pid);
+    ~Connection() override;
+    Connection(const Connection &) = delete;
+    Connection &operator=(const Connection &) = delete;
+
+    void Send(const nlohmann::json &message, int fd) override;
+    void Drop() override;
+    // Tells why, and logs it.
+    void Refuse(const Refusal &why);
+
+    bool dropped() const { return dropped_; }
+    uint64_t pid() const { return pid_; }
+
+    // What the protocol has seen of it.
+    bool greeted = false;  // said hello
+    bool may_join = false; // with our layout
+    bool has_joined = false;
+
+  private:
+    struct Message {
+        std::string text;
+        int fd;
+    };
+
+    void OnReadable();
+    // One message; false when there is no more to read for now.
+    bool Read();
+    bool Overdone();
+    void Flush();
+    void RemoveSources();
+
+    Owner *const owner_;
+    const int fd_;
+    const uint64_t pid_;
+    bool dropped_ = false;
+    bool was_reset_ = false;
+    unsigned read_source_ = 0;
+    unsigned write_source_ = 0;
+    unsigned hello_source_ = 0;
+    int64_t second_ = 0; // the one that requests_ counts in
+    unsigned requests_ = 0;
+    std::deque<Message> queue_;
+};
+
+} // namespace gangd
+
+#endif

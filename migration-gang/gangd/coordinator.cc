@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// Admission, the two barriers, and farewell; coordinator_status.cc has the rest.
+
+#include "coordinator.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include <spdlog/spdlog.h>
+
+#include "control_message.h"
+
+namespace gangd {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr uint64_t kMaxGangPages = uint64_t{1} << 36; // what a directory can have
+constexpr uint64_t kSlotBytes = gang::kPageSize + sizeof(gang::SlotMeta);
+
+Refusal Invalid(const std::string &text) {
+    return {"invalid", text};
+}
+
+const char *WireCode(const gang::Status &status) {
+    switch (status.code()) {
+    case gang::Code::kInvalid:
+        return "invalid";
+    case gang::Code::kIncompatible:
+        return "incompatible";
+    case gang::Code::kExhausted:
+        return "limit";
+    default:
+        return "internal";
+    }
+}
+
+} // namespace
+
+Coordinator::Share::~Share() {
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+Coordinator::Gang::~Gang() {
+    if (store_fd >= 0) {
+        close(store_fd);
+    }
+}
+
+Coordinator::~Coordinator() = default;
+
+size_t Coordinator::Alive(const Gang &gang) {
+    return static_cast<size_t>(std::count_if(gang.members.begin(), gang.members.end(),
+                                             [](const auto &m) { return m->peer != nullptr; }));
+}
+
+size_t Coordinator::member_count() const {
+    size_t count = 0;
+    for (const Gangs *role : {&sources_, &destinations_}) {
+        for (const auto &[id, gang] : *role) {
+            count += Alive(*gang);
+        }
+    }
+    return count;
+}
+
+// What joins of both roles have in common.
+Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &request, Gang **gang,
+                           Member **member) {
+    std::string id, name;
+    uint64_t page_size = 0;
+    if (!gang::GetString(request, "gang", &id) || !gang::ValidName(id)) {
+        return Invalid("'gang' must be 1 to 64 of A-Z a-z 0-9 . _ : -");
+    }
+    if (!gang::GetString(request, "member", &name) || !gang::ValidName(name)) {
+        return Invalid("'member' must be 1 to 64 of A-Z a-z 0-9 . _ : -");
+    }
+    if (!gang::GetUint(request, "page-size", UINT32_MAX, &page_size) ||
+        page_size != gang::kPageSize) {
+        return {"incompatible", "only pages of 4096 bytes can be shared"};
+    }
+    if (pid == 0) {
+        // Of another pid namespace: its own word is better than none, for status.
+        gang::GetUint(request, "pid", INT32_MAX, &pid);
+    }
+    auto it = gangs->find(id);
+    if (it == gangs->end()) {
+        if (gang_count() >= limits_.max_gangs) {
+            return {"limit", "this host has " + std::to_string(gang_count()) +
+                                 " gangs under way, as many as max-gangs allows"};
+        }
+        it = gangs->emplace(id, std::make_unique<Gang>()).first;
+        it->second->id = id;
+    }
+    Gang *g = it->second.get();
+    auto same = std::find_if(g->members.begin(), g->members.end(),
+                             [&](const auto &m) { return m->name == name; });
+    if (same != g->members.end()) {
+        if ((*same)->peer) {
+            return {"exists", "gang " + id + " has a member " + name +
+                                  " already: give each VM a name of its own (-name)"};
+        }
+        g->members.erase(same);
+    }
+    if (g->members.size() >= gang::kMaxMembers) {
+        return {"limit", "gang " + id + " has had " + std::to_string(g->members.size()) +
+                             " members: use another gang id"};
+    }
+    auto m = std::make_unique<Member>();
+    m->peer = peer;
+    m->name = name;
+    m->pid = pid;
+    *member = m.get();
+    *gang = g;
+    g->members.push_back(std::move(m));
+    return {};
+}
+
+Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, uint64_t now_ms) {
+    uint64_t members = 0, slots = 0, ram_pages = 0, channels = 0;
+    std::string store, seed, hash, id;
+    gang::DirectoryConfig share;
+    if (!gang::GetUint(request, "members", gang::kMaxMembers, &members) || members == 0) {
+        return Invalid("'members' must be 1 to " + std::to_string(gang::kMaxMembers));
+    }
+    if (!gang::GetString(request, "store", &store) || !gang::FromHex(store, &share.store_uuid) ||
+        !gang::GetString(request, "seed", &seed) || !gang::FromHex(seed, &share.seed) ||
+        !gang::GetUint(request, "slots", UINT32_MAX, &slots)) {
+        return Invalid("'store', 'seed' and 'slots' must be those of the destination's greeting");
+    }
+    if (!gang::GetString(request, "hash", &hash) ||
+        !gang::HashKindFromName(hash, &share.hash_kind)) {
+        return {"incompatible", "unknown hash kind; this gangd knows xxh3-128"};
+    }
+    if (!gang::GetUint(request, "channels", gang::kMaxChannels, &channels) || channels == 0) {
+        return Invalid("'channels' must be 1 to " + std::to_string(gang::kMaxChannels));
+    }
+    if (!gang::GetUint(request, "ram-pages", UINT64_MAX, &ram_pages) || ram_pages == 0 ||
+        ram_pages > limits_.max_member_pages) {
+        return {"limit", "'ram-pages' must be 1 to " + std::to_string(limits_.max_member_pages) +
+                             " (max-ram)"};
+    }
+    gang::GetString(request, "gang", &id);
+    if (auto it = sources_.find(id); it != sources_.end() && it->second->expected != members) {
+        return Invalid("this gang was announced with " + std::to_string(it->second->expected) +
+                       " members, not " + std::to_string(members) +
+                       ": give all its VMs the same gang-members, or use another gang id");
+    }
+    Gang *gang;
+    Member *member;
+    if (Refusal refusal = Admit(&sources_, peer, pid, request, &gang, &member)) {
+        return refusal;
+    }
+    share.store_slots = slots;
+    share.gang_pages = ram_pages;
+    member->share = share;
+    if (gang->expected == 0) {
+        gang->expected = members;
+        gang->deadline_ms = now_ms + limits_.barrier_ms;
+    }
+    spdlog::info("gang {}: {} (pid {}) joins as source, {} of {}", gang->id, member->name,
+                 member->pid, gang->members.size(), gang->expected);
+    if (gang->complete) {
+        Grant(gang, member);
+    } else if (gang->members.size() >= gang->expected) {
+        // Those who came and died are not waited for.
+        Complete(gang, now_ms);
+    }
+    return {};
+}
+
+// The first barrier falls: everybody who is there gets its directory.
+void Coordinator::Complete(Gang *gang, uint64_t now_ms) {
+    gang->complete = true;
+    gang->deadline_ms = now_ms + limits_.barrier_ms;
+    gang->joined = static_cast<uint32_t>(Alive(*gang));
+    gang->missing =
+        static_cast<uint32_t>(gang->expected > gang->joined ? gang->expected - gang->joined : 0);
+    if (gang->missing) {
+        spdlog::warn("gang {}: goes on with {} of {} members", gang->id, gang->joined,
+                     gang->expected);
+    }
+    for (const auto &m : gang->members) {
+        if (m->peer) {
+            Grant(gang, m.get());
+        }
+    }
+    CheckStart(gang, false);
+}
+
+// A directory with room for all who go to the store of `member`, and for a
+// share of those who are missing.
+gang::Status Coordinator::MakeShare(const Gang &gang, const Member &member,
+                                    std::unique_ptr<Share> *share) {
+    gang::DirectoryConfig config = member.share;
+    uint64_t pages = 0, here = 0;
+    for (const auto &m : gang.members) {
+        if (m->peer && m->share.store_uuid == config.store_uuid) {
+            pages += m->share.gang_pages;
+            here++;
+            config.store_slots = std::min(config.store_slots, m->share.store_slots);
+        }
+    }
+    config.gang_pages = std::min(pages + pages / here * gang.missing, kMaxGangPages);
+    auto made = std::make_unique<Share>();
+    gang::Status status = gang::Directory::Create(config, &made->fd);
+    if (status.ok()) {
+        status = gang::Directory::Open(made->fd, &made->directory);
+    }
+    if (status.ok()) {
+        spdlog::info("gang {}: directory of {} bytes for {} pages", gang.id,
+                     made->directory->size(), config.gang_pages);
+        // The header is writable by every member from now on: not read again.
+        made->seed = config.seed;
+        made->slots = made->directory->header().slots;
+        made->entries = made->directory->header().buckets * gang::kEntriesPerBucket;
+        *share = std::move(made);
+    }
+    return status;
+}
+
+void Coordinator::Grant(Gang *gang, Member *member) {
+    std::unique_ptr<Share> &share = gang->shares[member->share.store_uuid];
+    gang::Status status;
+    if (!share) {
+        status = MakeShare(*gang, *member, &share);
+    }
+    if (status.ok() && share->seed != member->share.seed) {
+        status = {gang::Code::kInvalid, "two destinations name one store with different seeds"};
+    }
+    if (status.ok()) {
+        status = share->directory->AddMember(static_cast<uint32_t>(member->pid), &member->index);
+    }
+    if (!status.ok()) {
+        spdlog::error("gang {}: no directory for {}: {}", gang->id, member->name, status.message());
+        member->peer->Send({{"error", status.message()}, {"code", WireCode(status)}}, -1);
+        member->peer->Drop();
+        return;
+    }
+    member->granted = share.get();
+    member->peer->Send({{"op", "directory"},
+                        {"index", member->index},
+                        {"joined", gang->joined},
+                        {"missing", gang->missing},
+                        {"entries", share->entries}},
+                       share->fd);
+}
+
+Refusal Coordinator::Scanned(Peer *peer) {
+    for (auto &[id, gang] : sources_) {
+        for (auto &m : gang->members) {
+            if (m->peer == peer && m->granted) {
+                m->scanned = true;
+                CheckStart(gang.get(), false);
+                return {};
+            }
+        }
+    }
+    return {"protocol", "'scanned' comes after the directory"};
+}
+
+// The second barrier: nobody sends before all have counted what they have.
+void Coordinator::CheckStart(Gang *gang, bool timeout) {
+    if (!gang->complete) {
+        return;
+    }
+    if (!gang->started) {
+        size_t waiting = 0, slow = 0;
+        for (const auto &m : gang->members) {
+            if (m->peer && m->granted) {
+                (m->scanned ? waiting : slow)++;
+            }
+        }
+        if (slow && !timeout) {
+            return;
+        }
+        if (!waiting && !timeout) {
+            return;
+        }
+        if (slow) {
+            spdlog::warn("gang {}: starts while {} members still scan", gang->id, slow);
+        }
+        gang->started = true;
+        spdlog::info("gang {}: start of {} members", gang->id, waiting);
+    }
+    for (auto &m : gang->members) {
+        if (m->peer && m->scanned && !m->started) {
+            m->started = true;
+            m->peer->Send({{"op", "start"}}, -1);
+        }
+    }
+}
+
+void Coordinator::Tick(uint64_t now_ms) {
+    for (auto &[id, gang] : sources_) {
+        if (now_ms < gang->deadline_ms) {
+            continue;
+        }
+        if (!gang->complete) {
+            Complete(gang.get(), now_ms);
+        } else if (!gang->started) {
+            CheckStart(gang.get(), true);
+        }
+    }
+}
+
+bool Coordinator::needs_tick() const {
+    return std::any_of(sources_.begin(), sources_.end(),
+                       [](const auto &g) { return !g.second->started; });
+}
+
+// A full store only means fewer references (invariant 8), so that a gang gets
+// what is left rather than a refusal.
+gang::Status Coordinator::MakeStore(Gang *gang) {
+    uint64_t given = 0;
+    for (const auto &[id, other] : destinations_) {
+        given += other->store ? other->store->slots() : 0;
+    }
+    uint64_t total = limits_.store_total / kSlotBytes;
+    uint64_t wanted = limits_.store_bytes / kSlotBytes;
+    uint64_t slots = std::min(wanted, total > given ? total - given : 0);
+    slots = std::min<uint64_t>(slots, UINT32_MAX - gang::kChunkSlots);
+    slots = std::max<uint64_t>(slots / gang::kChunkSlots, 1) * gang::kChunkSlots;
+    gang::Status status = gang::Store::Create(slots, gang::HashKind::kXxh3_128, &gang->store_fd);
+    if (status.ok()) {
+        status = gang::Store::Open(gang->store_fd, &gang->store);
+    }
+    if (status.ok()) {
+        spdlog::log(slots < wanted / 2 ? spdlog::level::warn : spdlog::level::info,
+                    "gang {}: store of at most {} bytes", gang->id, slots * gang::kPageSize);
+    }
+    return status;
+}
+
+Refusal Coordinator::JoinDestination(Peer *peer, uint64_t pid, const json &request) {
+    Gang *gang;
+    Member *member;
+    if (Refusal refusal = Admit(&destinations_, peer, pid, request, &gang, &member)) {
+        return refusal;
+    }
+    if (!gang->store) {
+        if (gang::Status status = MakeStore(gang); !status.ok()) {
+            spdlog::error("gang {}: no store: {}", gang->id, status.message());
+            Remove(&destinations_, peer, "failed", true);
+            return {"internal", "no store: " + status.message()};
+        }
+    }
+    spdlog::info("gang {}: {} (pid {}) joins as destination", gang->id, member->name, member->pid);
+    peer->Send({{"op", "store"}, {"gang", gang->id}, {"slots", gang->store->slots()}},
+               gang->store_fd);
+    return {};
+}
+
+bool Coordinator::Remove(Gangs *gangs, Peer *peer, const char *state, bool said) {
+    for (auto it = gangs->begin(); it != gangs->end(); ++it) {
+        Gang *gang = it->second.get();
+        for (auto &m : gang->members) {
+            if (m->peer != peer) {
+                continue;
+            }
+            m->peer = nullptr;
+            m->state = state;
+            if (m->granted) {
+                m->granted->directory->SetMemberState(m->index, said ? gang::MemberState::kLeft
+                                                                     : gang::MemberState::kDead);
+            }
+            spdlog::info("gang {}: {} leaves ({})", gang->id, m->name, state);
+            if (Alive(*gang) == 0) {
+                spdlog::info("gang {}: ends", gang->id);
+                gangs->erase(it);
+            } else {
+                CheckStart(gang, false);
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
+Refusal Coordinator::Leave(Peer *peer, const json &request) {
+    std::string result;
+    gang::GetString(request, "result", &result);
+    const char *state = result == "completed"   ? "completed"
+                        : result == "cancelled" ? "cancelled"
+                                                : "failed";
+    if (!Remove(&sources_, peer, state, true) && !Remove(&destinations_, peer, state, true)) {
+        return {"protocol", "'leave' without a join"};
+    }
+    return {};
+}
+
+void Coordinator::HungUp(Peer *peer) {
+    if (!Remove(&sources_, peer, "dead", false)) {
+        Remove(&destinations_, peer, "dead", false);
+    }
+}
+
+} // namespace gangd

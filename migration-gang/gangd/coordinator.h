@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// What gangd knows: gangs, their members, and the shared memory made for them.
+// No I/O but through Peer, no clock but the one it is given.
+
+#ifndef GANGD_COORDINATOR_H
+#define GANGD_COORDINATOR_H
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "directory.h"
+#include "layout.h"
+#include "store.h"
+
+namespace gangd {
+
+// One chunk of slots, the least that a source can use of a store.
+inline constexpr uint64_t kMinStoreBytes =
+    gang::kChunkSlots * (gang::kPageSize + sizeof(gang::SlotMeta));
+
+struct Limits {
+    uint64_t store_bytes = 0;      // capacity of one gang's store
+    uint64_t store_total = 0;      // capacity of all stores together
+    uint64_t barrier_ms = 60000;   // how long members wait for each other
+    uint64_t max_gangs = 64;       // of both roles together
+    uint64_t max_member_pages = 0; // RAM one member may claim
+};
+
+// The connection of one member, as the coordinator sees it.
+class Peer {
+  public:
+    virtual ~Peer() = default;
+    // Queues one message with an optional descriptor (-1: none), which is
+    // duplicated.
+    virtual void Send(const nlohmann::json &message, int fd) = 0;
+    // Ends the connection, soon: HungUp() follows from the main loop.
+    virtual void Drop() = 0;
+};
+
+// Why a request was refused: the protocol's "code" and text; empty code: it
+// was not.
+struct Refusal {
+    std::string code, text;
+    explicit operator bool() const { return !code.empty(); }
+};
+
+// Single-threaded.  Invariants: a directory belongs to one (gang, store) pair
+// and its descriptor goes to members of that pair only; the same for a store
+// and its gang.  `now_ms` never goes back.
+class Coordinator {
+  public:
+    explicit Coordinator(const Limits &limits) : limits_(limits) {}
+    ~Coordinator();
+
+    // `pid` is what the kernel says of the peer, 0 if it does not say.
+    Refusal JoinSource(Peer *peer, uint64_t pid, const nlohmann::json &request, uint64_t now_ms);
+    Refusal JoinDestination(Peer *peer, uint64_t pid, const nlohmann::json &request);
+    Refusal Scanned(Peer *peer);
+    // The member said that it leaves, with its result.
+    Refusal Leave(Peer *peer, const nlohmann::json &request);
+    // The connection is gone; nothing is sent to it any more.
+    void HungUp(Peer *peer);
+
+    // Releases barriers that have waited long enough.
+    void Tick(uint64_t now_ms);
+    bool needs_tick() const;
+
+    // One page of status: {"gangs": [...], "next": CURSOR unless it is the last}.
+    nlohmann::json Status(const std::string &after) const;
+    size_t gang_count() const { return sources_.size() + destinations_.size(); }
+    size_t member_count() const; // that are connected
+
+  private:
+    struct Share { // a directory
+        int fd = -1;
+        gang::Seed seed{};
+        uint64_t slots = 0;
+        uint64_t entries = 0;
+        std::unique_ptr<gang::Directory> directory;
+        ~Share();
+    };
+    struct Member {
+        Peer *peer = nullptr; // nullptr: it left
+        std::string name;
+        uint64_t pid = 0;
+        std::string state = "alive";
+        // At the source only:
+        gang::DirectoryConfig share; // gang_pages: this member's RAM
+        Share *granted = nullptr;
+        uint32_t index = 0;
+        bool scanned = false;
+        bool started = false;
+    };
+    struct Gang {
+        std::string id;
+        // One of each name: a member that comes again replaces what it was.
+        std::vector<std::unique_ptr<Member>> members;
+        // Source:
+        uint64_t expected = 0;
+        bool complete = false; // the directories are handed out
+        bool started = false;
+        uint64_t deadline_ms = 0; // of the barrier at hand
+        uint32_t joined = 0, missing = 0;
+        std::map<gang::Uuid, std::unique_ptr<Share>> shares;
+        // Destination:
+        int store_fd = -1;
+        std::unique_ptr<gang::Store> store;
+        ~Gang();
+    };
+    using Gangs = std::map<std::string, std::unique_ptr<Gang>>;
+
+    Refusal Admit(Gangs *gangs, Peer *peer, uint64_t pid, const nlohmann::json &request,
+                  Gang **gang, Member **member);
+    static size_t Alive(const Gang &gang);
+    void Complete(Gang *gang, uint64_t now_ms);
+    void Grant(Gang *gang, Member *member);
+    static gang::Status MakeShare(const Gang &gang, const Member &member,
+                                  std::unique_ptr<Share> *share);
+    gang::Status MakeStore(Gang *gang);
+    void CheckStart(Gang *gang, bool timeout);
+    bool Remove(Gangs *gangs, Peer *peer, const char *state, bool said);
+    static const char *PhaseOf(const Member &member);
+    static nlohmann::json MemberStatus(const Gang &gang, const Member &member);
+    static nlohmann::json GangStatus(const Gang &gang);
+
+    const Limits limits_;
+    Gangs sources_;
+    Gangs destinations_;
+};
+
+} // namespace gangd
+
+#endif

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// What `status` shows of gangs and members, a page at a time.
+
+#include "coordinator.h"
+
+#include <algorithm>
+#include <charconv>
+#include <iterator>
+
+#include "control_message.h"
+
+namespace gangd {
+
+using gang::Stat;
+using nlohmann::json;
+
+namespace {
+
+// What keeps a page below the size of a message: a member takes less than 1 KiB,
+// a store less than 300 bytes.
+constexpr size_t kMembersOfPage = 32;
+constexpr size_t kStoresOfGang = 16;
+
+// Names of Phase, and of the counters that status shows.
+constexpr const char *kPhases[] = {"joining",    "scanning",  "barrier", "migrating",
+                                   "switchover", "completed", "failed"};
+constexpr struct {
+    const char *name;
+    Stat stat;
+} kCounters[] = {
+    {"scanned-pages", Stat::kScannedPages},
+    {"scan-zero-pages", Stat::kScanZeroPages},
+    {"scan-duplicate-pages", Stat::kScanDuplicates},
+    {"zero-pages", Stat::kZeroPages},
+    {"literal-pages", Stat::kLiteralPages},
+    {"published-pages", Stat::kPublishedPages},
+    {"referenced-pages", Stat::kReferencedPages},
+    {"deferred-pages", Stat::kDeferredPages},
+    {"stalled-pages", Stat::kStalledPages},
+    {"store-full-pages", Stat::kStoreFullPages},
+    {"takeovers", Stat::kTakeovers},
+    {"payload-bytes", Stat::kPayloadBytes},
+    {"metadata-bytes", Stat::kMetadataBytes},
+    {"remaining-pages", Stat::kRemainingPages},
+    {"round", Stat::kRound},
+};
+
+} // namespace
+
+// What its process last wrote: shown, never relied on.
+const char *Coordinator::PhaseOf(const Member &member) {
+    if (!member.granted) {
+        return kPhases[0];
+    }
+    uint64_t phase = member.granted->directory->stat(member.index, Stat::kPhase);
+    return phase < std::size(kPhases) ? kPhases[phase] : "unknown";
+}
+
+json Coordinator::MemberStatus(const Gang &gang, const Member &member) {
+    json status = {{"member", member.name}, {"pid", member.pid}, {"state", member.state}};
+    if (gang.store) {
+        return status;
+    }
+    status["phase"] = PhaseOf(member);
+    status["ram-pages"] = member.share.gang_pages;
+    if (member.granted) {
+        status["index"] = member.index;
+        for (const auto &counter : kCounters) {
+            status[counter.name] = member.granted->directory->stat(member.index, counter.stat);
+        }
+    }
+    return status;
+}
+
+json Coordinator::GangStatus(const Gang &gang) {
+    if (gang.store) {
+        uint64_t used = std::min(gang.store->slots_used(), gang.store->slots());
+        return {{"gang", gang.id},
+                {"role", "destination"},
+                {"slots", gang.store->slots()},
+                {"slots-used", used},
+                {"store-bytes", used * gang::kPageSize}};
+    }
+    // The least advanced of those who are there.
+    const char *phase = kPhases[std::size(kPhases) - 1];
+    for (const char *candidate : kPhases) {
+        if (std::any_of(gang.members.begin(), gang.members.end(),
+                        [&](const auto &m) { return m->peer && PhaseOf(*m) == candidate; })) {
+            phase = candidate;
+            break;
+        }
+    }
+    json stores = json::array();
+    for (const auto &[uuid, share] : gang.shares) {
+        if (share && stores.size() < kStoresOfGang) {
+            stores.push_back({{"store", gang::ToHex(uuid)},
+                              {"directory-bytes", share->directory->size()},
+                              {"entries", share->entries},
+                              {"entries-used", share->directory->header().entries_used.load(
+                                                   std::memory_order_relaxed)},
+                              {"slots", share->slots},
+                              {"slots-taken", share->directory->slots_taken()}});
+        }
+    }
+    return {{"gang", gang.id},
+            {"role", "source"},
+            {"members-expected", gang.expected},
+            {"phase", phase},
+            {"stores", std::move(stores)}};
+}
+
+// The cursor counts members over all gangs in their fixed order: a gang that
+// comes or goes between two pages may make members show twice or not at all.
+json Coordinator::Status(const std::string &after) const {
+    size_t skip = 0;
+    const char *end = after.data() + after.size();
+    if (std::from_chars(after.data(), end, skip).ptr != end) {
+        skip = 0;
+    }
+    size_t total = 0;
+    for (const Gangs *role : {&sources_, &destinations_}) {
+        for (const auto &[id, gang] : *role) {
+            total += gang->members.size();
+        }
+    }
+    json gangs = json::array();
+    size_t seen = 0, taken = 0;
+    for (const Gangs *role : {&sources_, &destinations_}) {
+        for (const auto &[id, gang] : *role) {
+            if (seen + gang->members.size() <= skip) {
+                seen += gang->members.size();
+                continue;
+            }
+            const bool continued = seen < skip;
+            json members = json::array();
+            for (size_t i = continued ? skip - seen : 0;
+                 i < gang->members.size() && taken < kMembersOfPage; i++, taken++) {
+                members.push_back(MemberStatus(*gang, *gang->members[i]));
+            }
+            seen = (continued ? skip : seen) + members.size();
+            json entry = GangStatus(*gang);
+            entry["members"] = std::move(members);
+            if (continued) {
+                entry["continued"] = true;
+            }
+            gangs.push_back(std::move(entry));
+            if (taken == kMembersOfPage) {
+                json page = {{"gangs", std::move(gangs)}};
+                if (seen < total) {
+                    page["next"] = std::to_string(seen);
+                }
+                return page;
+            }
+        }
+    }
+    return {{"gangs", std::move(gangs)}};
+}
+
+} // namespace gangd

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// gangd's life: options, socket, service manager, main loop, end.
+
+#include <glib-unix.h>
+#include <sys/resource.h>
+#include <systemd/sd-daemon.h>
+
+#include <algorithm>
+#include <csignal>
+#include <memory>
+
+#include <spdlog/spdlog.h>
+
+#include "listener.h"
+#include "log.h"
+#include "options.h"
+#include "server.h"
+
+namespace {
+
+// A descriptor for each client, and for each directory and store.
+void RaiseFileLimit(const gangd::ServerConfig &config) {
+    rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return;
+    }
+    rlim_t wanted = config.max_clients * 2 + 256;
+    if (limit.rlim_cur < wanted) {
+        limit.rlim_cur = std::min(wanted, limit.rlim_max);
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    if (limit.rlim_cur < wanted) {
+        spdlog::warn("only {} descriptors for {} clients: raise LimitNOFILE= or lower max-clients",
+                     limit.rlim_cur, config.max_clients);
+    }
+}
+
+gboolean Quit(void *loop) {
+    g_main_loop_quit(static_cast<GMainLoop *>(loop));
+    return G_SOURCE_CONTINUE;
+}
+
+gboolean Alive(void *) {
+    sd_notify(0, "WATCHDOG=1");
+    return G_SOURCE_CONTINUE;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    gangd::Options options;
+    if (auto status = gangd::ParseOptions(argc, argv, &options)) {
+        return *status;
+    }
+    gangd::SetUpLog(options.log_level);
+    signal(SIGPIPE, SIG_IGN); // a log reader that went away ends nobody's migration
+    RaiseFileLimit(options.server);
+
+    // Before there is a socket's file that a signal would leave behind.
+    GMainLoop *loop = g_main_loop_new(nullptr, FALSE);
+    g_unix_signal_add(SIGTERM, Quit, loop);
+    g_unix_signal_add(SIGINT, Quit, loop);
+
+    std::unique_ptr<gangd::Listener> listener;
+    gang::Status status = gangd::Listener::Inherit(&listener);
+    if (status.ok() && !listener) {
+        status = gangd::Listener::Open(options.socket, &listener);
+    }
+    if (!status.ok()) {
+        spdlog::critical("{}", status.message());
+        return 1;
+    }
+    spdlog::info("gangd {} listens at {}", GANG_VERSION, listener->name());
+
+    uint64_t watchdog_us = 0;
+    if (sd_watchdog_enabled(0, &watchdog_us) > 0) {
+        g_timeout_add(static_cast<guint>(std::max<uint64_t>(watchdog_us / 2000, 1)), Alive,
+                      nullptr);
+    }
+    {
+        gangd::Server server(options.server, std::move(listener));
+        sd_notify(0, "READY=1");
+        g_main_loop_run(loop);
+        sd_notify(0, "STOPPING=1");
+        spdlog::info("stops; migrations under way go on without coordinator");
+    }
+    g_main_loop_unref(loop);
+    return 0;
+}

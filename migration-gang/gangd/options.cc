@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// Flags and configuration by CLI11: each flag is a key of the file too.
+
+#include "options.h"
+
+#include <sys/sysinfo.h>
+
+#include <cstdio>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "control_message.h"
+#include "size_text.h"
+
+namespace gangd {
+
+namespace {
+
+constexpr int kUsage = 2;
+
+uint64_t HostMemory() {
+    struct sysinfo info;
+    return sysinfo(&info) == 0 ? uint64_t{info.totalram} * info.mem_unit : uint64_t{4} << 30;
+}
+
+// Turns "2G" into "2147483648".
+CLI::Validator Bytes() {
+    return CLI::Validator(
+        [](std::string &text) {
+            uint64_t bytes = 0;
+            if (!gang::ParseSize(text, &bytes)) {
+                return "'" + text + "' is not a size: use bytes or K, M, G, T, as 512M or 2GiB";
+            }
+            text = std::to_string(bytes);
+            return std::string();
+        },
+        "BYTES");
+}
+
+int Wrong(const std::string &message) {
+    fprintf(stderr, "gangd: %s\nSee gangd --help.\n", message.c_str());
+    return kUsage;
+}
+
+} // namespace
+
+std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
+    const uint64_t memory = HostMemory();
+    Limits &limits = options->server.limits;
+    limits.store_bytes = memory / 4;
+    limits.store_total = memory / 2;
+    uint64_t max_ram = 2 * memory;
+    double barrier_s = 60;
+    std::vector<std::string> users, groups;
+    options->socket = gang::kDefaultControlSocket;
+    options->log_level = "info";
+
+    CLI::App app{"gangd: coordinator of the live gang migrations of this host.\n"
+                 "QEMU processes that migrate together meet here and get the memory they share;\n"
+                 "their data does not pass through it.",
+                 "gangd"};
+    app.set_version_flag("--version", "gangd " GANG_VERSION);
+    app.set_config("--config", "/etc/gang/gangd.conf",
+                   "Configuration file: flags without their dashes, one a line");
+    app.allow_config_extras(CLI::config_extras_mode::error);
+    app.add_option("--socket", options->socket, "Socket to listen at (not with socket activation)")
+        ->capture_default_str();
+    app.add_option("--store-size", limits.store_bytes,
+                   "Most memory for the pages kept for one incoming gang\n"
+                   "(default: a quarter of the host's)")
+        ->transform(Bytes());
+    app.add_option("--store-total", limits.store_total,
+                   "Most memory for the pages kept for all incoming gangs together\n"
+                   "(default: half of the host's)")
+        ->transform(Bytes());
+    app.add_option("--barrier-timeout", barrier_s,
+                   "Seconds that members wait for each other before they start")
+        ->check(CLI::Range(0.0, 86400.0))
+        ->capture_default_str();
+    app.add_option("--allow-user", users,
+                   "User (name or number) that may connect, besides root and gangd's own");
+    app.add_option("--allow-group", groups, "Group (name or number) whose users may connect");
+    app.add_option("--max-gangs", limits.max_gangs, "Most gangs at a time, incoming and outgoing")
+        ->check(CLI::Range(1, 10000))
+        ->capture_default_str();
+    app.add_option("--max-clients", options->server.max_clients, "Most connections at a time")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str();
+    app.add_option("--max-ram", max_ram,
+                   "Most RAM one VM may have (default: twice the host's memory)")
+        ->transform(Bytes());
+    app.add_option("--log-level", options->log_level, "debug, info, warning or error")
+        ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+        ->capture_default_str();
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError &error) {
+        return app.exit(error) == 0 ? 0 : kUsage;
+    }
+
+    if (options->socket.empty()) {
+        return Wrong("--socket needs a path");
+    }
+    if (limits.store_bytes < kMinStoreBytes) {
+        return Wrong("--store-size needs at least " + std::to_string(kMinStoreBytes) + " bytes");
+    }
+    if (max_ram < gang::kPageSize) {
+        return Wrong("--max-ram needs at least one page of 4096 bytes");
+    }
+    for (const std::string &user : users) {
+        if (gang::Status status = options->server.access.AllowUser(user); !status.ok()) {
+            return Wrong(status.message());
+        }
+    }
+    for (const std::string &group : groups) {
+        if (gang::Status status = options->server.access.AllowGroup(group); !status.ok()) {
+            return Wrong(status.message());
+        }
+    }
+    limits.barrier_ms = static_cast<uint64_t>(barrier_s * 1000);
+    limits.max_member_pages = max_ram / gang::kPageSize;
+    return std::nullopt;
+}
+
+} // namespace gangd

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// Accepting, dispatching and forgetting clients: docs/control-protocol.md.
+
+#include "server.h"
+
+#include <glib-unix.h>
+#include <sys/socket.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include <spdlog/spdlog.h>
+
+#include "control_message.h"
+
+namespace gangd {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr unsigned kTickMs = 100;
+constexpr unsigned kAcceptPauseMs = 200;
+
+uint64_t NowMs() {
+    return static_cast<uint64_t>(g_get_monotonic_time() / 1000);
+}
+
+std::string Layout() {
+    return gang::LayoutText(gang::LayoutSignature());
+}
+
+} // namespace
+
+Server::Server(const ServerConfig &config, std::unique_ptr<Listener> listener)
+    : config_(config), listener_(std::move(listener)), coordinator_(config.limits) {
+    Watch();
+    Announce();
+}
+
+Server::~Server() {
+    connections_.clear();
+    for (unsigned source : {listen_source_, tick_source_, reap_source_}) {
+        if (source) {
+            g_source_remove(source);
+        }
+    }
+}
+
+void Server::Watch() {
+    listen_source_ = g_unix_fd_add(
+        listener_->fd(), G_IO_IN,
+        [](int, GIOCondition, void *opaque) -> gboolean {
+            static_cast<Server *>(opaque)->Accept();
+            return G_SOURCE_CONTINUE; // removed by Accept() if need be
+        },
+        this);
+}
+
+void Server::Accept() {
+    int fd = accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+            // The connection stays in the backlog; asking again at once would
+            // only take the processor from those who are in.
+            spdlog::error("cannot accept a connection: {}", strerror(errno));
+            g_source_remove(listen_source_);
+            listen_source_ = g_timeout_add(
+                kAcceptPauseMs,
+                [](void *opaque) -> gboolean {
+                    static_cast<Server *>(opaque)->Watch();
+                    return G_SOURCE_REMOVE;
+                },
+                this);
+        }
+        return;
+    }
+    PeerIdentity peer;
+    Refusal refusal;
+    if (gang::Status status = IdentifyPeer(fd, &peer); !status.ok()) {
+        refusal = {"internal", status.message()};
+    } else if (!config_.access.Allows(peer)) {
+        refusal = {"denied", "user " + std::to_string(peer.uid) +
+                                 " may not use this coordinator: add it with allow-user in "
+                                 "gangd's configuration"};
+    } else if (connections_.size() >= config_.max_clients) {
+        refusal = {"limit", "this coordinator has " + std::to_string(connections_.size()) +
+                                " connections, as many as max-clients allows"};
+    }
+    auto connection = std::make_unique<Connection>(this, fd, static_cast<uint64_t>(peer.pid));
+    Connection *key = connection.get();
+    connections_[key] = std::move(connection);
+    if (refusal) {
+        key->Refuse(refusal);
+        key->Drop();
+    }
+}
+
+Refusal Server::Hello(Connection *connection, const json &request) {
+    uint64_t version = 0;
+    std::string layout;
+    bool has_layout = gang::GetString(request, "layout", &layout);
+    if (connection->greeted) {
+        return {"protocol", "'hello' comes once"};
+    }
+    if (!gang::GetUint(request, "version", UINT32_MAX, &version) ||
+        version != gang::kControlVersion) {
+        return {"incompatible", "this gangd speaks version " +
+                                    std::to_string(gang::kControlVersion) +
+                                    " of the control protocol: install QEMU, gangctl and gangd of "
+                                    "the same release"};
+    }
+    if (has_layout && layout != Layout()) {
+        return {"incompatible", "this gangd lays out shared memory differently: install QEMU and "
+                                "gangd of the same release"};
+    }
+    connection->greeted = true;
+    connection->may_join = has_layout;
+    connection->Send({{"op", "hello"},
+                      {"version", gang::kControlVersion},
+                      {"layout", Layout()},
+                      {"gangd", GANG_VERSION}},
+                     -1);
+    return {};
+}
+
+Refusal Server::Handle(Connection *connection, const json &request, bool *fatal) {
+    std::string op;
+    *fatal = true;
+    if (!gang::GetString(request, "op", &op)) {
+        return {"protocol", "a message is one JSON object with an 'op'"};
+    }
+    if (op == "hello") {
+        return Hello(connection, request);
+    }
+    if (!connection->greeted) {
+        return {"protocol", "'hello' comes first"};
+    }
+    if (op == "join-source" || op == "join-destination") {
+        if (!connection->may_join) {
+            return {"incompatible", "a member says its 'layout' in its hello"};
+        }
+        if (connection->has_joined) {
+            return {"protocol", "a connection joins once"};
+        }
+        connection->has_joined = true;
+        return op == "join-source"
+                   ? coordinator_.JoinSource(connection, connection->pid(), request, NowMs())
+                   : coordinator_.JoinDestination(connection, connection->pid(), request);
+    }
+    *fatal = false;
+    if (op == "scanned") {
+        return coordinator_.Scanned(connection);
+    }
+    if (op == "leave") {
+        return coordinator_.Leave(connection, request);
+    }
+    if (op == "status") {
+        std::string after;
+        gang::GetString(request, "after", &after);
+        json page = coordinator_.Status(after);
+        page["op"] = "status";
+        page["gangd"] = GANG_VERSION;
+        page["pid"] = getpid();
+        connection->Send(page, -1);
+        return {};
+    }
+    return {"protocol", "unknown op"};
+}
+
+void Server::OnMessage(Connection *connection, const std::string &text) {
+    json request;
+    Refusal refusal;
+    bool fatal = true;
+    if (!gang::ParseMessage(text, &request)) {
+        refusal = {"protocol", "a message is one JSON object with an 'op'"};
+    } else {
+        refusal = Handle(connection, request, &fatal);
+    }
+    if (refusal) {
+        connection->Refuse(refusal);
+        if (fatal) {
+            connection->Drop();
+        }
+    }
+    ArmTick();
+    Announce();
+}
+
+void Server::OnDropped(Connection *) {
+    if (!reap_source_) {
+        reap_source_ = g_idle_add_full(
+            G_PRIORITY_DEFAULT,
+            [](void *opaque) -> gboolean {
+                auto *self = static_cast<Server *>(opaque);
+                self->reap_source_ = 0;
+                self->Reap();
+                return G_SOURCE_REMOVE;
+            },
+            this, nullptr);
+    }
+}
+
+void Server::Reap() {
+    // The coordinator first, for all of them: what it then sends may drop more,
+    // which the next turn reaps.
+    std::map<Connection *, std::unique_ptr<Connection>> gone;
+    for (auto it = connections_.begin(); it != connections_.end();) {
+        auto next = std::next(it);
+        if (it->second->dropped()) {
+            gone.insert(connections_.extract(it));
+        }
+        it = next;
+    }
+    for (const auto &[connection, owned] : gone) {
+        coordinator_.HungUp(connection);
+    }
+    Announce();
+}
+
+void Server::ArmTick() {
+    if (!tick_source_ && coordinator_.needs_tick()) {
+        tick_source_ = g_timeout_add(
+            kTickMs,
+            [](void *opaque) -> gboolean {
+                auto *self = static_cast<Server *>(opaque);
+                self->coordinator_.Tick(NowMs());
+                if (self->coordinator_.needs_tick()) {
+                    return G_SOURCE_CONTINUE;
+                }
+                self->tick_source_ = 0;
+                return G_SOURCE_REMOVE;
+            },
+            this);
+    }
+}
+
+void Server::Announce() {
+    std::string text = coordinator_.gang_count() == 0
+                           ? "STATUS=Waiting for members"
+                           : "STATUS=Coordinating " + std::to_string(coordinator_.gang_count()) +
+                                 " gangs with " + std::to_string(coordinator_.member_count()) +
+                                 " members";
+    if (text != announced_) {
+        announced_ = text;
+        sd_notify(0, text.c_str());
+    }
+}
+
+} // namespace gangd

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// Lets clients in and carries their requests to the coordinator.
+
+#ifndef GANGD_SERVER_H
+#define GANGD_SERVER_H
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "access.h"
+#include "connection.h"
+#include "coordinator.h"
+#include "listener.h"
+
+namespace gangd {
+
+struct ServerConfig {
+    Access access;
+    size_t max_clients = 1024;
+    Limits limits;
+};
+
+// Runs on GLib's default main context.
+class Server : public Connection::Owner {
+  public:
+    Server(const ServerConfig &config, std::unique_ptr<Listener> listener);
+    // Closes all connections, then the listener.
+    ~Server() override;
+
+  private:
+    void OnMessage(Connection *connection, const std::string &text) override;
+    void OnDropped(Connection *connection) override;
+
+    void Watch();
+    void Accept();
+    Refusal Hello(Connection *connection, const nlohmann::json &request);
+    // *fatal: a refusal ends the connection.
+    Refusal Handle(Connection *connection, const nlohmann::json &request, bool *fatal);
+    void ArmTick();
+    void Reap();
+    void Announce(); // to the service manager
+
+    ServerConfig config_;
+    std::unique_ptr<Listener> listener_;
+    Coordinator coordinator_;
+    std::map<Connection *, std::unique_ptr<Connection>> connections_;
+    std::string announced_;
+    unsigned listen_source_ = 0;
+    unsigned tick_source_ = 0;
+    unsigned reap_source_ = 0;
+};
+
+} // namespace gangd
+
+#endif

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Copyright the gang migration authors */
+/*
+ * libgang: the C API that QEMU's migration code uses.
+ *
+ * One GangSource lives as long as one outgoing migration, one GangDestination
+ * as long as one incoming migration.
+ *
+ * Errors: functions that can fail take `char **error`; on failure they return
+ * what is documented and set *error to a sentence for the administrator, which
+ * the caller frees with free().  No C++ exception crosses this interface.
+ *
+ * Sizes are in bytes, times in milliseconds.  A page is 4096 bytes; an offset
+ * is that of a page in its RAMBlock and a multiple of 4096.
+ */
+
+#ifndef GANG_GANG_H
+#define GANG_GANG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GANG_API __attribute__((visibility("default")))
+
+#define GANG_PAGE_SIZE 4096
+#define GANG_PACKET_HEADER_SIZE 40
+#define GANG_MAX_CHANNELS 64
+#define GANG_MAX_PACKET_PAGES 1024
+#define GANG_MAX_RETURN_MESSAGE 64
+
+typedef struct GangSource GangSource;
+typedef struct GangDestination GangDestination;
+
+typedef enum GangResult {
+    GANG_COMPLETED,
+    GANG_FAILED,
+    GANG_CANCELLED,
+} GangResult;
+
+/* Pages of one VM by what became of them, and where its migration stands. */
+typedef struct GangStats {
+    const char *phase;     /* static string: "greeting", "joining", "scanning",
+                              "barrier", "migrating", "switchover", "completed",
+                              "failed", "cancelled"; destination: "incoming" */
+    bool directory;        /* source: de-duplication is possible */
+    uint32_t member_index;
+    uint32_t joined;       /* members that came before the directory was made */
+    uint32_t missing;      /* members that had not come by then */
+    uint64_t scanned_pages;
+    uint64_t scan_zero_pages;
+    uint64_t scan_duplicate_pages;
+    uint64_t zero_pages;
+    uint64_t literal_pages;
+    uint64_t published_pages;
+    uint64_t referenced_pages;
+    uint64_t deferred_pages;
+    uint64_t stalled_pages;
+    uint64_t store_full_pages;
+    uint64_t takeovers;
+    uint64_t payload_bytes;
+    uint64_t metadata_bytes;
+    uint64_t directory_bytes;
+    uint64_t store_slots;
+    uint64_t store_slots_used;
+} GangStats;
+
+/* buffer_is_zero() or its like; any thread. */
+typedef bool GangIsZero(const void *page, size_t size);
+
+/* ------------------------------------------------------------------ source */
+
+typedef struct GangSourceConfig {
+    const char *socket;   /* of this host's gangd */
+    const char *gang;     /* id of the gang */
+    const char *member;   /* name of this VM, unique in the gang */
+    uint32_t members;     /* in the whole gang, at least 1 */
+    uint32_t channels;    /* multifd channels, 1 to GANG_MAX_CHANNELS */
+    uint64_t ram_pages;   /* of all migrated RAMBlocks */
+    bool compress;        /* zstd, or raw */
+    int level;            /* of zstd, 1 to 20; ignored when raw */
+} GangSourceConfig;
+
+/*
+ * Connects to gangd and agrees on versions; waits 2 s at most.  NULL on
+ * failure.  Strings are copied.
+ */
+GANG_API GangSource *gang_source_new(const GangSourceConfig *config, char **error);
+
+/*
+ * Ends the membership and frees.  No other call may be under way or follow.
+ * What this member published and the destination confirmed stays of use to the
+ * others.
+ */
+GANG_API void gang_source_free(GangSource *source, GangResult result);
+
+/*
+ * A gang message from the return path (greeting or acknowledgement), size at
+ * most GANG_MAX_RETURN_MESSAGE.  Return-path thread only.  False: the
+ * migration must fail with *error.
+ */
+GANG_API bool gang_source_return_message(GangSource *source, const uint8_t *message, size_t size,
+                                         char **error);
+/* True once the greeting has come.  Any thread. */
+GANG_API bool gang_source_greeted(const GangSource *source);
+
+typedef enum GangStep {
+    GANG_STEP_ERROR = -1, /* the migration must fail with *error */
+    GANG_STEP_WAIT = 0,   /* nothing to do yet: call again */
+    GANG_STEP_SCAN,       /* scan all pages, then gang_source_scan_done() */
+    GANG_STEP_RUN,        /* pages may be sent */
+} GangStep;
+
+/*
+ * Brings the membership forward: greeting, join, directory, scan, start
+ * barrier.  Waits at most timeout_ms.  Migration thread only.  A coordinator
+ * that goes away does not fail the migration: it goes on without
+ * de-duplication, or, once the directory is there, with it.
+ */
+GANG_API GangStep gang_source_step(GangSource *source, int timeout_ms, char **error);
+
+/*
+ * Hashes `count` pages at host + offsets[i] into the directory.  Any number of
+ * threads at once, between GANG_STEP_SCAN and gang_source_scan_done().
+ */
+GANG_API void gang_source_scan(GangSource *source, const uint8_t *host, const uint64_t *offsets,
+                               size_t count, GangIsZero *is_zero);
+GANG_API void gang_source_scan_done(GangSource *source);
+
+/* One encoded packet; buffers stay valid until the channel's next encode. */
+typedef struct GangPacket {
+    const uint8_t *header; /* NULL: every page was deferred, nothing to send */
+    size_t header_size;
+    const struct iovec *payload;
+    size_t payload_count;
+    size_t payload_size;
+    size_t zero_pages;
+    size_t sent_pages; /* without zero pages */
+    size_t deferred_pages;
+} GangPacket;
+
+/*
+ * Encodes `count` (1 to GANG_MAX_PACKET_PAGES) pages of RAMBlock `id`, whose
+ * memory is at `host`, for `channel`.  The guest may write the pages meanwhile.
+ * `block` is a cookie that comes back with deferred pages.  is_zero NULL: do
+ * not look for zero pages.  One thread a channel.  False on failure.
+ */
+GANG_API bool gang_source_encode(GangSource *source, uint32_t channel, const char *id, void *block,
+                                 const uint8_t *host, const uint64_t *offsets, size_t count,
+                                 GangIsZero *is_zero, GangPacket *packet, char **error);
+
+/*
+ * Whether pages may be deferred; true at first.  Switched off before the last
+ * round, when all channels are idle.
+ */
+GANG_API void gang_source_set_defer(GangSource *source, bool on);
+/* Pages deferred and not taken back.  Any thread. */
+GANG_API uint64_t gang_source_deferred(const GangSource *source);
+/*
+ * Packets that the destination has not applied yet.  References are small:
+ * what fills the socket's buffer can keep the destination busy for seconds.
+ * Any thread.
+ */
+GANG_API uint64_t gang_source_in_flight(const GangSource *source);
+/* Deferred pages that can be decided now.  Migration thread only. */
+GANG_API uint64_t gang_source_deferred_ready(GangSource *source);
+/*
+ * Hands each deferred page that can now be decided (all of them if `all`) to
+ * take(opaque, block, offset), which makes it dirty again.  Migration thread
+ * only.  Returns how many.
+ */
+GANG_API uint64_t gang_source_take_deferred(GangSource *source, bool all,
+                                            void (*take)(void *opaque, void *block,
+                                                         uint64_t offset),
+                                            void *opaque);
+
+/* For status only. */
+GANG_API void gang_source_set_progress(GangSource *source, bool switchover,
+                                       uint64_t remaining_pages, uint64_t round);
+/* Any thread. */
+GANG_API void gang_source_stats(const GangSource *source, GangStats *stats);
+
+/* ------------------------------------------------------------- destination */
+
+/* Connects to gangd and maps the gang's store; waits 5 s at most. */
+GANG_API GangDestination *gang_destination_new(const char *socket, const char *gang,
+                                               const char *member, char **error);
+GANG_API void gang_destination_free(GangDestination *destination, GangResult result);
+
+/* Writes the greeting; returns its size. */
+GANG_API size_t gang_destination_greeting(const GangDestination *destination,
+                                          uint8_t out[GANG_MAX_RETURN_MESSAGE]);
+
+/*
+ * Taking one packet apart, in this order, one thread a channel.  Any failure
+ * must fail the migration.
+ *
+ *   gang_destination_header    its 40 bytes -> sizes of what follows
+ *   gang_destination_metadata  the metadata -> id of the RAMBlock
+ *   gang_destination_bind      where that RAMBlock lies, its used length
+ *   gang_destination_raw_iov   raw: where to read the payload to; or
+ *   gang_destination_inflate   zstd: the payload
+ *   gang_destination_finish    -> bytes to send on the return path
+ */
+GANG_API bool gang_destination_header(GangDestination *destination, uint32_t channel,
+                                      const uint8_t header[GANG_PACKET_HEADER_SIZE],
+                                      size_t *metadata_size, size_t *payload_size, size_t *pages,
+                                      bool *raw, char **error);
+GANG_API const char *gang_destination_metadata(GangDestination *destination, uint32_t channel,
+                                               const uint8_t *metadata, size_t size, char **error);
+GANG_API bool gang_destination_bind(GangDestination *destination, uint32_t channel, uint8_t *host,
+                                    uint64_t used_length, char **error);
+/* The page `i` of the packet.  True: it is a zero page, the caller clears it. */
+GANG_API bool gang_destination_page(GangDestination *destination, uint32_t channel, size_t i,
+                                    uint64_t *offset);
+GANG_API const struct iovec *gang_destination_raw_iov(GangDestination *destination,
+                                                      uint32_t channel, size_t *count);
+GANG_API bool gang_destination_inflate(GangDestination *destination, uint32_t channel,
+                                       const uint8_t *payload, char **error);
+/* -1 on failure. */
+GANG_API int gang_destination_finish(GangDestination *destination, uint32_t channel,
+                                     uint8_t out[GANG_MAX_RETURN_MESSAGE], char **error);
+
+GANG_API void gang_destination_stats(const GangDestination *destination, GangStats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// The client's end of the coordinator's socket (docs/control-protocol.md), for
+// the QEMU member and for gangctl.
+//
+//   member at the source                  member at the destination
+//   --------------------                  -------------------------
+//   Connect, Hello                        Connect, Hello
+//   JoinSource         (returns at once)  JoinDestination -> StoreGrant
+//   PollDirectory ...  -> DirectoryGrant  ... the migration runs ...
+//   Scanned                               Leave
+//   PollStart ...
+//   ... the migration runs ...
+//   Leave
+//
+// gangd may be stopped or killed at any moment: no call takes longer than the
+// timeout it was given, none raises SIGPIPE, and a coordinator that went away is
+// Code::kUnavailable, which a member that has its directory may ignore
+// (invariant 4).
+
+#ifndef GANG_CONTROL_H
+#define GANG_CONTROL_H
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "layout.h"
+#include "status.h"
+
+namespace gang {
+
+enum class Received {
+    kMessage, // one message is in *message, its descriptor (or -1) in *fd
+    kTimeout, // nothing came in time; ask again
+    kHangup,  // gangd closed the connection or died
+    kError,   // what came is no message of this protocol; see last_error()
+};
+
+// What a source member says when it joins; all but the last four as the
+// destination's greeting said.
+struct SourceJoin {
+    std::string gang;
+    std::string member;
+    uint32_t members = 0; // of the whole gang
+    Uuid store{};
+    Seed seed{};
+    HashKind hash_kind = HashKind::kXxh3_128;
+    uint64_t slots = 0;
+    uint64_t ram_pages = 0; // of this member
+    uint32_t channels = 0;
+};
+
+struct DirectoryGrant {
+    int fd = -1;        // sealed memfd of the directory; the caller's to close
+    uint32_t index = 0; // this member's record
+    uint32_t joined = 0;
+    uint32_t missing = 0;
+};
+
+struct StoreGrant {
+    int fd = -1; // sealed memfd of the store; the caller's to close
+    uint64_t slots = 0;
+};
+
+enum class LeaveResult {
+    kCompleted,
+    kFailed,
+    kCancelled
+};
+
+// One connection.  Used by one thread at a time; the destructor closes it, which
+// gangd takes for the death of a member that has not called Leave().
+class ControlClient {
+  public:
+    // kUnavailable: nobody listens at `path`; the message says what to do.
+    static Status Connect(const std::string &path, int timeout_ms,
+                          std::unique_ptr<ControlClient> *out);
+    ~ControlClient();
+    ControlClient(const ControlClient &) = delete;
+    ControlClient &operator=(const ControlClient &) = delete;
+
+    // For poll(): readable when an answer or a hang-up waits.
+    int fd() const { return fd_; }
+
+    // --- messages
+    Status Send(const nlohmann::json &message, int timeout_ms);
+    // timeout_ms 0 does not wait.  `fd` may be nullptr: a descriptor that comes
+    // uninvited is closed.  An {"error": ...} is a message like others.
+    Received Receive(nlohmann::json *message, int *fd, int timeout_ms);
+    // Why Receive() returned kHangup or kError.
+    const Status &last_error() const { return last_error_; }
+
+    // --- requests; errors that gangd answers come back as Status
+    // `client` names the program.  With `member` the layout of shared memory is
+    // agreed on, without it the connection may only ask for the status.
+    Status Hello(const std::string &client, bool member, int timeout_ms);
+    // Sends the join; the directory comes when the gang is complete.
+    Status JoinSource(const SourceJoin &join, int timeout_ms);
+    // *ready says whether the directory has come.
+    Status PollDirectory(DirectoryGrant *grant, bool *ready, int timeout_ms);
+    Status Scanned(int timeout_ms);
+    // *ready says whether all members have scanned, or were waited for enough.
+    Status PollStart(bool *ready, int timeout_ms);
+    Status JoinDestination(const std::string &gang, const std::string &member, StoreGrant *grant,
+                           int timeout_ms);
+    // A word of farewell that waits for nobody: what does not fit the socket's
+    // buffer at once is not said.
+    Status Leave(LeaveResult result);
+    // All pages of gangd's status in one: {"gangd", "pid", "gangs": [...]}.
+    Status QueryStatus(nlohmann::json *status, int timeout_ms);
+
+  private:
+    ControlClient(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+    Received Fail(Received outcome, Code code, const std::string &what);
+    // Waits for the answer `op`; *ready is false when none came in time.
+    Status Expect(const char *op, nlohmann::json *message, int *fd, bool *ready, int timeout_ms);
+    Status Unanswered(const char *request) const;
+
+    int fd_;
+    std::string path_;
+    Status last_error_;
+};
+
+} // namespace gang
+
+#endif

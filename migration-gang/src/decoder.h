@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// The destination's side of one multifd channel.  Nothing that comes from the
+// wire is used before it has been checked: a hostile stream makes its own
+// migration fail and nothing more.
+
+#ifndef GANG_DECODER_H
+#define GANG_DECODER_H
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "status.h"
+#include "store.h"
+#include "wire.h"
+
+struct ZSTD_DCtx_s;
+
+namespace gang {
+
+// Not thread-safe: one channel thread.  A packet is taken in five steps, in
+// this order; after any error the channel is of no use any more.
+//
+//   ParseHeader    40 bytes            -> metadata_size(), payload_size()
+//   ParseMetadata  the descriptions    -> block(), pages()
+//   Bind           where block() lies  (every page is now known to be inside)
+//   RawIov + read, or Inflate          (guest memory is written)
+//   Finish         store, references, digest -> ack_number()
+class Decoder {
+  public:
+    struct Page {
+        uint64_t number; // offset / kPageSize
+        uint32_t slot;
+        PageKind kind;
+    };
+
+    static Status Create(Store *store, std::unique_ptr<Decoder> *out);
+    ~Decoder();
+
+    Status ParseHeader(const uint8_t header[kPacketHeaderSize]);
+    size_t metadata_size() const { return header_.metadata_size; }
+    size_t payload_size() const { return header_.payload_size; }
+    size_t page_count() const { return header_.pages; }
+    PayloadEncoding encoding() const { return header_.encoding; }
+
+    Status ParseMetadata(const uint8_t *metadata, size_t size);
+    // Id of the RAMBlock the pages are in.
+    const char *block() const { return state_.block; }
+    // In the packet's order.  Zero pages are the caller's to clear.
+    const std::vector<Page> &pages() const { return pages_; }
+
+    // `host` is the block's memory, `length` its bytes in use.
+    Status Bind(uint8_t *host, uint64_t length);
+
+    // Raw payloads: where its bytes go, in guest memory.
+    const std::vector<iovec> &RawIov();
+    // zstd payloads: payload_size() bytes at `payload`.
+    Status Inflate(const uint8_t *payload);
+
+    // Copies published pages to the store and referenced ones out of it, and
+    // checks both against the packet's digest.
+    Status Finish();
+    // To acknowledge.
+    uint32_t ack_number() const { return header_.number; }
+
+  private:
+    Decoder() = default;
+    Status Publish();
+    uint8_t *PageAt(const Page &p) const { return host_ + p.number * kPageSize; }
+
+    struct DctxDeleter {
+        void operator()(ZSTD_DCtx_s *d) const;
+    };
+
+    Store *store_ = nullptr;
+    std::unique_ptr<ZSTD_DCtx_s, DctxDeleter> zstd_;
+    ChannelState state_;
+    PacketHeader header_;
+    uint32_t last_number_ = 0;
+    size_t full_pages_ = 0;   // literal and published
+    size_t shared_pages_ = 0; // published and referenced
+    uint8_t *host_ = nullptr;
+    std::vector<uint8_t> metadata_;
+    std::vector<Page> pages_;
+    std::vector<iovec> iov_;
+    std::vector<Hash> shared_;
+};
+
+} // namespace gang
+
+#endif

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// Joins a gang at the destination.
+
+#include "destination_member.h"
+
+#include <unistd.h>
+
+namespace gang {
+
+namespace {
+constexpr int kTimeoutMs = 2500;
+} // namespace
+
+Status DestinationMember::Create(const std::string &socket, const std::string &gang,
+                                 const std::string &member,
+                                 std::unique_ptr<DestinationMember> *out) {
+    std::unique_ptr<DestinationMember> m(new DestinationMember());
+    StoreGrant grant;
+    Status status = ControlClient::Connect(socket, kTimeoutMs, &m->control_);
+    if (status.ok()) {
+        status = m->control_->Hello("qemu", true, kTimeoutMs);
+    }
+    if (status.ok()) {
+        status = m->control_->JoinDestination(gang, member, &grant, kTimeoutMs);
+    }
+    if (status.ok()) {
+        status = Store::Open(grant.fd, &m->store_);
+        close(grant.fd);
+    }
+    if (status.ok()) {
+        *out = std::move(m);
+    }
+    return status;
+}
+
+Greeting DestinationMember::greeting() const {
+    Greeting g;
+    g.hash_kind = store_->hash_kind();
+    g.store = store_->uuid();
+    g.seed = store_->seed();
+    g.slots = store_->slots();
+    return g;
+}
+
+Decoder *DestinationMember::channel(uint32_t channel) {
+    if (channel >= kMaxChannels) {
+        return nullptr;
+    }
+    std::unique_ptr<Decoder> &d = channels_[channel];
+    if (!d && !Decoder::Create(store_.get(), &d).ok()) {
+        return nullptr;
+    }
+    return d.get();
+}
+
+void DestinationMember::Count(const Decoder &decoder) {
+    uint64_t n[5] = {};
+    for (const Decoder::Page &page : decoder.pages()) {
+        n[static_cast<size_t>(page.kind)]++;
+    }
+    counters_.zero += n[static_cast<size_t>(PageKind::kZero)];
+    counters_.literal += n[static_cast<size_t>(PageKind::kLiteral)];
+    counters_.published += n[static_cast<size_t>(PageKind::kPublished)];
+    counters_.referenced += n[static_cast<size_t>(PageKind::kReference)];
+    counters_.payload_bytes += decoder.payload_size();
+    counters_.metadata_bytes += kPacketHeaderSize + decoder.metadata_size();
+}
+
+} // namespace gang

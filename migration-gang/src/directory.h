@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// The directory: content hash -> what the gang knows about it.  One per gang
+// and store, in shared memory on the source host.  gangd creates it, member
+// QEMUs scan into it and decide by it.
+
+#ifndef GANG_DIRECTORY_H
+#define GANG_DIRECTORY_H
+
+#include <cstdint>
+#include <memory>
+
+#include "hash.h"
+#include "layout.h"
+#include "segment.h"
+#include "status.h"
+
+namespace gang {
+
+struct DirectoryConfig {
+    Uuid store_uuid{};
+    Seed seed{};
+    HashKind hash_kind = HashKind::kXxh3_128;
+    uint64_t gang_pages = 0;  // RAM pages of all members together
+    uint64_t store_slots = 0; // capacity of the store at the destination
+};
+
+// What to do with a page, decided by Directory::Decide().
+enum class Verdict {
+    kLiteral,   // send in full
+    kPublish,   // worth keeping and unclaimed: copy, hash the copy, Claim()
+    kReference, // confirmed at the destination, in Decision::slot
+    kDefer,     // somebody alive has it in flight
+};
+
+struct Decision {
+    Verdict verdict = Verdict::kLiteral;
+    uint32_t slot = 0;             // kReference: where; kDefer: the claim's slot
+    uint64_t claim = 0;            // the claim word the verdict was read from
+    Entry *entry = nullptr;        // nullptr: the directory is full
+};
+
+// Thread-safe: every method may be called by any thread of any process that
+// maps the segment.  Invariants: a confirmed claim never changes; an entry's
+// hash never changes once complete.
+class Directory {
+  public:
+    // Bytes the segment for this configuration takes; at most 1.5 % of the
+    // gang's RAM for gangs of 64 MiB and more (invariant 8).
+    static uint64_t SizeFor(const DirectoryConfig &config);
+    // Creates the sealed memfd; the caller owns *fd.
+    static Status Create(const DirectoryConfig &config, int *fd);
+    // Maps and checks; `fd` stays the caller's.
+    static Status Open(int fd, std::unique_ptr<Directory> *out);
+
+    // --- gangd: members
+    // Takes a free member record; kExhausted when kMaxMembers have joined.
+    Status AddMember(uint32_t pid, uint32_t *index);
+    void SetMemberState(uint32_t index, MemberState state);
+    MemberState member_state(uint32_t index) const;
+
+    uint64_t stat(uint32_t index, Stat stat) const;
+    void AddStat(uint32_t index, Stat stat, uint64_t n);
+    void SetStat(uint32_t index, Stat stat, uint64_t value);
+
+    // --- scan
+    // Counts one more occurrence of `hash`.  Returns true when the content was
+    // known already.  A full directory counts nothing and returns false.
+    bool Count(const Hash &hash);
+
+    // --- send
+    // Brings the cache line that Decide(hash) will read closer.
+    void Prefetch(const Hash &hash) const;
+    // The verdict for a page with this content, seen by `member`.  Notes a
+    // literal in the entry, so that the second one of its kind is published.
+    Decision Decide(const Hash &hash, uint32_t member);
+    // Claims `entry` for `slot` (from TakeChunk by this member and channel),
+    // which travels in packet number `packet` (>= 1).  `expected` is
+    // Decision::claim.  False: somebody else was faster; do not publish.
+    bool Claim(Entry *entry, uint64_t expected, uint32_t slot, uint32_t packet);
+    // The confirmed slot of a claim word, or false.
+    bool Confirmed(uint64_t claim) const;
+    // Member and channel that a claim belongs to; false for words that make no
+    // sense (a hostile or crashed writer).
+    bool Owner(uint64_t claim, uint32_t *member, uint32_t *channel) const;
+    // Takes kChunkSlots consecutive slots for (member, channel); false: full.
+    bool TakeChunk(uint32_t member, uint32_t channel, uint32_t *first_slot);
+
+    // --- acknowledgements, by the member itself
+    void SetAcked(uint32_t member, uint32_t channel, uint32_t packet);
+    uint32_t acked(uint32_t member, uint32_t channel) const;
+
+    const DirectoryHeader &header() const { return *header_; }
+    uint64_t slots() const { return chunk_count_ * kChunkSlots; } // that can be handed out
+    uint64_t slots_taken() const; // handed out so far, in whole chunks
+    uint64_t size() const { return segment_.size(); }
+    const Hasher &hasher() const { return hasher_; }
+
+  private:
+    Directory() = default;
+    Entry *Find(const Hash &hash, bool insert, bool *existed);
+
+    Segment segment_;
+    DirectoryHeader *header_ = nullptr;
+    MemberRecord *members_ = nullptr;
+    std::atomic<uint32_t> *chunk_owner_ = nullptr;
+    Bucket *buckets_ = nullptr;
+    // Copies of the header's geometry, checked once: the header itself is
+    // writable by every member and is not read again.
+    uint64_t bucket_count_ = 0;
+    uint64_t chunk_count_ = 0;
+    Hasher hasher_;
+};
+
+} // namespace gang
+
+#endif

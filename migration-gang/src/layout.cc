@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// The layout's signature: FNV-1a over everything two builds must agree on.
+
+#include "layout.h"
+
+namespace gang {
+
+uint64_t LayoutSignature() {
+    static constexpr uint64_t kFacts[] = {
+        kLayoutVersion,
+        kPageSize,
+        kMaxMembers,
+        kMaxChannels,
+        kChunkSlots,
+        kEntriesPerBucket,
+        kMaxProbes,
+        kStats,
+        sizeof(SegmentHeader),
+        sizeof(DirectoryHeader),
+        offsetof(DirectoryHeader, store_uuid),
+        offsetof(DirectoryHeader, seed),
+        offsetof(DirectoryHeader, hash_kind),
+        offsetof(DirectoryHeader, buckets),
+        offsetof(DirectoryHeader, members_off),
+        offsetof(DirectoryHeader, next_chunk),
+        offsetof(DirectoryHeader, entries_used),
+        sizeof(MemberRecord),
+        offsetof(MemberRecord, acked),
+        offsetof(MemberRecord, stats),
+        sizeof(Entry),
+        offsetof(Entry, claim),
+        offsetof(Entry, seen),
+        offsetof(Entry, literal),
+        sizeof(Bucket),
+        sizeof(StoreHeader),
+        offsetof(StoreHeader, uuid),
+        offsetof(StoreHeader, seed),
+        offsetof(StoreHeader, slots),
+        offsetof(StoreHeader, slots_used),
+        sizeof(SlotMeta),
+        offsetof(SlotMeta, hash_lo),
+        static_cast<uint64_t>(Stat::kRound),
+        static_cast<uint64_t>(HashKind::kXxh3_128),
+    };
+    uint64_t h = 0xcbf29ce484222325ULL;
+    for (uint64_t fact : kFacts) {
+        for (int i = 0; i < 8; i++) {
+            h = (h ^ ((fact >> (8 * i)) & 0xff)) * 0x100000001b3ULL;
+        }
+    }
+    return h;
+}
+
+} // namespace gang

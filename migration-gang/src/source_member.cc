@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// The membership's steps, and the way of deferred pages.
+
+#include "source_member.h"
+
+#include <unistd.h>
+
+#include <chrono>
+
+#include "scan.h"
+
+namespace gang {
+
+namespace {
+
+constexpr int kHelloTimeoutMs = 2000;
+constexpr int kSendTimeoutMs = 1000;
+// Nobody waits longer for a member whose destination does not acknowledge.
+constexpr uint64_t kStallMs = 1000;
+constexpr uint64_t kObserveEveryMs = 20;
+
+uint64_t NowMs() {
+    using namespace std::chrono;
+    return static_cast<uint64_t>(
+        duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count());
+}
+
+} // namespace
+
+Status SourceMember::Create(const SourceMemberConfig &config, std::unique_ptr<SourceMember> *out) {
+    if (config.channels == 0 || config.channels > kMaxChannels) {
+        return {Code::kInvalid, "a gang migration has 1 to " + std::to_string(kMaxChannels) +
+                                    " multifd channels; set multifd-channels"};
+    }
+    std::unique_ptr<SourceMember> m(new SourceMember(config));
+    Status status = ControlClient::Connect(config.socket, kHelloTimeoutMs, &m->control_);
+    if (status.ok()) {
+        status = m->control_->Hello("qemu", true, kHelloTimeoutMs);
+    }
+    if (status.ok()) {
+        *out = std::move(m);
+    }
+    return status;
+}
+
+SourceMember::~SourceMember() {
+    if (grant_.fd >= 0) {
+        close(grant_.fd);
+    }
+}
+
+void SourceMember::SetPhase(Phase phase, const char *name) {
+    phase_.store(name, std::memory_order_relaxed);
+    if (directory_) {
+        directory_->SetStat(grant_.index, Stat::kPhase, static_cast<uint64_t>(phase));
+    }
+}
+
+Status SourceMember::ReturnMessage(const uint8_t *message, size_t size) {
+    if (ReturnMessageType(message, size) == ReturnMessage::kAck) {
+        uint16_t channel;
+        uint32_t packet;
+        Status status = ParseAck(message, size, &channel, &packet);
+        if (!status.ok()) {
+            return status;
+        }
+        // Acknowledgements come in order; anything else would make pages
+        // confirmed that are not in the store.
+        if (channel >= config_.channels ||
+            packet != channels_[channel].acked.load(std::memory_order_relaxed) + 1 ||
+            packet > channels_[channel].sent.load(std::memory_order_acquire)) {
+            return {Code::kInvalid, "the destination acknowledged packet " +
+                                        std::to_string(packet) + " out of turn"};
+        }
+        channels_[channel].acked.store(packet, std::memory_order_relaxed);
+        if (Directory *d = shared_.load(std::memory_order_acquire)) {
+            d->SetAcked(grant_.index, channel, packet);
+        }
+        return Status::Ok();
+    }
+    Greeting greeting;
+    Status status = ParseGreeting(message, size, &greeting);
+    if (!status.ok()) {
+        return status;
+    }
+    std::lock_guard lock(mutex_);
+    if (greeted_) {
+        return {Code::kInvalid, "the destination greeted twice"};
+    }
+    greeting_ = greeting;
+    greeted_.store(true, std::memory_order_release);
+    greeting_came_.notify_all();
+    return Status::Ok();
+}
+
+Status SourceMember::Join() {
+    SourceJoin join;
+    join.gang = config_.gang;
+    join.member = config_.member;
+    join.members = config_.members;
+    join.store = greeting_.store;
+    join.seed = greeting_.seed;
+    join.hash_kind = greeting_.hash_kind;
+    join.slots = greeting_.slots;
+    join.ram_pages = config_.ram_pages;
+    join.channels = config_.channels;
+    return control_->JoinSource(join, kSendTimeoutMs);
+}
+
+Status SourceMember::OpenDirectory() {
+    if (grant_.index >= kMaxMembers) {
+        return {Code::kInvalid, "the coordinator gave a member number that does not exist"};
+    }
+    Status status = Directory::Open(grant_.fd, &directory_);
+    close(grant_.fd);
+    grant_.fd = -1;
+    if (!status.ok()) {
+        return status;
+    }
+    if (directory_->header().store_uuid != greeting_.store ||
+        directory_->header().seed != greeting_.seed || directory_->slots() > greeting_.slots) {
+        directory_.reset();
+        return {Code::kInvalid, "the coordinator gave the directory of another store"};
+    }
+    stalls_ = std::make_unique<StallWatch>(directory_.get(), kStallMs);
+    directory_->SetStat(grant_.index, Stat::kRamPages, config_.ram_pages);
+    shared_.store(directory_.get(), std::memory_order_release);
+    return Status::Ok();
+}
+
+Status SourceMember::Advance(int timeout_ms, Step *step) {
+    *step = Step::kWait;
+    Status status;
+    bool ready = false;
+    switch (state_) {
+    case State::kGreeting: {
+        std::unique_lock lock(mutex_);
+        if (!greeting_came_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
+                                     [this] { return greeted_.load(); })) {
+            return Status::Ok();
+        }
+        status = Join();
+        SetPhase(Phase::kJoining, "joining");
+        state_ = State::kJoin;
+        break;
+    }
+    case State::kJoin:
+        status = control_->PollDirectory(&grant_, &ready, timeout_ms);
+        if (status.ok() && ready) {
+            status = OpenDirectory();
+            SetPhase(Phase::kScanning, "scanning");
+            state_ = State::kScan;
+        }
+        break;
+    case State::kScan:
+        *step = Step::kScan;
+        return Status::Ok();
+    case State::kBarrier:
+        status = control_->PollStart(&ready, timeout_ms);
+        if (status.ok() && ready) {
+            SetPhase(Phase::kMigrating, "migrating");
+            state_ = State::kRun;
+        }
+        break;
+    case State::kRun:
+        *step = Step::kRun;
+        return Status::Ok();
+    }
+    if (status.code() == Code::kUnavailable) {
+        // Invariant 4: no migration stops for want of a coordinator.
+        SetPhase(Phase::kMigrating, "migrating");
+        state_ = State::kRun;
+        return Status::Ok();
+    }
+    return status;
+}
+
+void SourceMember::Scan(const uint8_t *host, const uint64_t *offsets, size_t count,
+                        IsZeroFn is_zero) {
+    if (directory_) {
+        ScanPages(directory_.get(), grant_.index, host, offsets, count, is_zero);
+    }
+}
+
+void SourceMember::ScanDone() {
+    SetPhase(Phase::kBarrier, "barrier");
+    state_ = State::kBarrier;
+    // A coordinator that is gone shows at the next Advance().
+    (void)control_->Scanned(kSendTimeoutMs);
+}
+
+Status SourceMember::Encode(uint32_t channel, const char *id, void *block, const uint8_t *host,
+                            const uint64_t *offsets, size_t count, IsZeroFn is_zero,
+                            EncodedPacket *packet) {
+    if (channel >= config_.channels) {
+        return {Code::kInvalid, "no such channel"};
+    }
+    Channel &c = channels_[channel];
+    if (!c.encoder) {
+        EncoderOptions options = config_.encoder;
+        options.seed = greeting_.seed;
+        Status status = Encoder::Create(directory_.get(), stalls_.get(), grant_.index, channel,
+                                        options, &c.encoder);
+        if (!status.ok()) {
+            return status;
+        }
+    }
+    c.fresh.clear();
+    Status status =
+        c.encoder->Encode(id, block, host, offsets, count, is_zero,
+                          defer_.load(std::memory_order_relaxed) ? &c.fresh : nullptr, packet);
+    if (status.ok() && !packet->empty()) {
+        c.sent.fetch_add(1, std::memory_order_release);
+    }
+    if (status.ok() && !c.fresh.empty()) {
+        std::lock_guard lock(c.mutex);
+        c.deferred.insert(c.deferred.end(), c.fresh.begin(), c.fresh.end());
+        deferred_count_.fetch_add(c.fresh.size(), std::memory_order_relaxed);
+    }
+    return status;
+}
+
+uint64_t SourceMember::in_flight() const {
+    uint64_t packets = 0;
+    for (const Channel &c : channels_) {
+        uint32_t acked = c.acked.load(std::memory_order_relaxed);
+        packets += c.sent.load(std::memory_order_relaxed) - acked;
+    }
+    return packets;
+}
+
+bool SourceMember::Ready(const Deferred &page) const {
+    uint64_t claim = page.entry->claim.load(std::memory_order_acquire);
+    uint32_t member, channel;
+    if (!directory_->Owner(claim, &member, &channel) || directory_->Confirmed(claim) ||
+        directory_->member_state(member) != MemberState::kAlive ||
+        stalls_->Stalled(member, channel)) {
+        return true;
+    }
+    stalls_->Wait(member, channel); // for a later packet than the one that moved it
+    return false;
+}
+
+void SourceMember::Observe() {
+    uint64_t now = NowMs();
+    if (now - last_observed_ms_ >= kObserveEveryMs) {
+        stalls_->Observe(now);
+        last_observed_ms_ = now;
+    }
+}
+
+uint64_t SourceMember::DeferredReady() {
+    if (!directory_) {
+        return 0;
+    }
+    Observe();
+    uint64_t ready = 0;
+    for (Channel &c : channels_) {
+        std::lock_guard lock(c.mutex);
+        for (const Deferred &page : c.deferred) {
+            ready += Ready(page);
+        }
+    }
+    return ready;
+}
+
+uint64_t SourceMember::TakeDeferred(bool all, void (*take)(void *, void *, uint64_t),
+                                    void *opaque) {
+    if (!directory_) {
+        return 0;
+    }
+    Observe();
+    if (!deferred()) {
+        return 0;
+    }
+    uint64_t taken = 0;
+    for (Channel &c : channels_) {
+        std::lock_guard lock(c.mutex);
+        size_t kept = 0;
+        for (const Deferred &page : c.deferred) {
+            if (all || Ready(page)) {
+                take(opaque, page.block, page.offset);
+                taken++;
+            } else {
+                c.deferred[kept++] = page;
+            }
+        }
+        c.deferred.resize(kept);
+    }
+    deferred_count_.fetch_sub(taken, std::memory_order_relaxed);
+    return taken;
+}
+
+void SourceMember::SetProgress(bool switchover, uint64_t remaining_pages, uint64_t round) {
+    if (switchover) {
+        SetPhase(Phase::kSwitchover, "switchover");
+    }
+    if (directory_) {
+        Observe();
+        directory_->SetStat(grant_.index, Stat::kRemainingPages, remaining_pages);
+        directory_->SetStat(grant_.index, Stat::kRound, round);
+    }
+}
+
+void SourceMember::Leave(LeaveResult result) {
+    switch (result) {
+    case LeaveResult::kCompleted:
+        SetPhase(Phase::kCompleted, "completed");
+        break;
+    case LeaveResult::kFailed:
+        SetPhase(Phase::kFailed, "failed");
+        break;
+    case LeaveResult::kCancelled:
+        SetPhase(Phase::kFailed, "cancelled");
+        break;
+    }
+    if (directory_) {
+        // Said here too: gangd may be gone, and others must not wait.
+        directory_->SetMemberState(grant_.index, MemberState::kLeft);
+    }
+    (void)control_->Leave(result);
+}
+
+} // namespace gang

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// One VM's membership of a gang at the source: from the destination's greeting
+// over the coordinator's barriers to the last page.
+
+#ifndef GANG_SOURCE_MEMBER_H
+#define GANG_SOURCE_MEMBER_H
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "control.h"
+#include "directory.h"
+#include "encoder.h"
+#include "status.h"
+#include "wire.h"
+
+namespace gang {
+
+struct SourceMemberConfig {
+    std::string socket, gang, member;
+    uint32_t members = 1;
+    uint32_t channels = 1;
+    uint64_t ram_pages = 0;
+    EncoderOptions encoder;
+};
+
+// The way of a member:
+//
+//   kGreeting --greeting--> kJoin --directory--> kScan --ScanDone--> kBarrier --start--> kRun
+//                             |                                         |
+//                             +--- coordinator gone: kRun without ------+--- gone: kRun with it
+//
+// Thread-safety: each method says who calls it; different callers may run at
+// the same time.
+class SourceMember {
+  public:
+    enum class Step { kWait, kScan, kRun };
+
+    static Status Create(const SourceMemberConfig &config, std::unique_ptr<SourceMember> *out);
+    ~SourceMember();
+
+    // Return-path thread.
+    Status ReturnMessage(const uint8_t *message, size_t size);
+    // Any thread.
+    bool greeted() const { return greeted_.load(std::memory_order_acquire); }
+
+    // Migration thread: waits at most timeout_ms.
+    Status Advance(int timeout_ms, Step *step);
+    // Any number of scan threads.
+    void Scan(const uint8_t *host, const uint64_t *offsets, size_t count, IsZeroFn is_zero);
+    // Migration thread.
+    void ScanDone();
+
+    // Channel threads, one each.
+    Status Encode(uint32_t channel, const char *id, void *block, const uint8_t *host,
+                  const uint64_t *offsets, size_t count, IsZeroFn is_zero, EncodedPacket *packet);
+
+    // Migration thread.
+    void set_defer(bool on) { defer_.store(on, std::memory_order_relaxed); }
+    uint64_t DeferredReady();
+    uint64_t TakeDeferred(bool all, void (*take)(void *, void *, uint64_t), void *opaque);
+    void SetProgress(bool switchover, uint64_t remaining_pages, uint64_t round);
+    // Main thread, when nobody else uses the object any more.
+    void Leave(LeaveResult result);
+
+    // Any thread.
+    // Packets that the destination has not acknowledged.
+    uint64_t in_flight() const;
+    uint64_t deferred() const { return deferred_count_.load(std::memory_order_relaxed); }
+    const char *phase() const { return phase_.load(std::memory_order_relaxed); }
+    // nullptr until the directory has come, or without coordinator.
+    const Directory *directory() const { return shared_.load(std::memory_order_acquire); }
+    uint32_t index() const { return grant_.index; }     // valid with directory()
+    uint32_t joined() const { return grant_.joined; }   // valid with directory()
+    uint32_t missing() const { return grant_.missing; } // valid with directory()
+
+  private:
+    enum class State { kGreeting, kJoin, kScan, kBarrier, kRun };
+
+    struct Channel {
+        std::atomic<uint32_t> sent{0};    // packets; the channel thread's
+        std::atomic<uint32_t> acked{0};   // the return-path thread's
+        std::unique_ptr<Encoder> encoder; // the channel thread's
+        std::vector<Deferred> fresh;      // the channel thread's
+        std::mutex mutex;                 // never held over I/O or encoding
+        std::vector<Deferred> deferred;   // guarded by mutex
+    };
+
+    explicit SourceMember(const SourceMemberConfig &config)
+        : config_(config), channels_(config.channels) {}
+    Status Join();
+    Status OpenDirectory();
+    void SetPhase(Phase phase, const char *name);
+    void Observe();
+    bool Ready(const Deferred &page) const;
+
+    const SourceMemberConfig config_;
+    std::unique_ptr<ControlClient> control_; // migration thread's
+    State state_ = State::kGreeting;         // migration thread's
+
+    std::mutex mutex_; // guards greeting_ against the return-path thread
+    std::condition_variable greeting_came_;
+    Greeting greeting_;
+    std::atomic<bool> greeted_{false};
+
+    DirectoryGrant grant_;
+    std::unique_ptr<Directory> directory_;      // set before kRun, then constant
+    std::atomic<Directory *> shared_{nullptr};  // the same, for other threads
+    std::unique_ptr<StallWatch> stalls_;
+    uint64_t last_observed_ms_ = 0;
+
+    std::vector<Channel> channels_;
+    std::atomic<uint64_t> deferred_count_{0};
+    std::atomic<bool> defer_{true};
+    std::atomic<const char *> phase_{"greeting"};
+};
+
+} // namespace gang
+
+#endif

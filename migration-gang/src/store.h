@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// The store: slot -> one page of content.  One per gang, in shared memory on
+// the destination host.  gangd creates it, the gang's destination QEMUs put
+// published pages in and copy referenced pages out.
+
+#ifndef GANG_STORE_H
+#define GANG_STORE_H
+
+#include <cstdint>
+#include <memory>
+
+#include "hash.h"
+#include "layout.h"
+#include "segment.h"
+#include "status.h"
+
+namespace gang {
+
+// Thread-safe between processes: a slot is written once, by the member whose
+// source chose it, and read only after it is valid.
+class Store {
+  public:
+    static uint64_t SizeFor(uint64_t slots);
+    // A new store with a random uuid and hash seed (getrandom).  Pages are
+    // taken from the host only when slots are filled.  The caller owns *fd.
+    static Status Create(uint64_t slots, HashKind hash_kind, int *fd);
+    // Maps and checks; `fd` stays the caller's.
+    static Status Open(int fd, std::unique_ptr<Store> *out);
+    ~Store();
+
+    // Copies `count` (<= kMaxPut) pages into the slots from `slot` on and says
+    // what they hash to.  The pages must not change meanwhile; what the store
+    // holds is hashed again whenever it is used.  Written through the
+    // descriptor: a page fault a page would cost twice as much.  kInvalid: no
+    // such slot, or filled already.
+    Status Put(uint32_t slot, const uint8_t *const pages[], size_t count, Hash *hashes);
+    static constexpr size_t kMaxPut = kChunkSlots;
+    Status Put(uint32_t slot, const uint8_t *page, Hash *hash) { return Put(slot, &page, 1, hash); }
+    // Copies `slot` to `page`, hashes the copy and compares it with what the
+    // slot was stored with.  kInvalid: no such slot or nothing in it;
+    // kCorrupt: the bytes changed.
+    Status Get(uint32_t slot, uint8_t *page, Hash *hash) const;
+
+    const Uuid &uuid() const { return uuid_; }
+    const Seed &seed() const { return seed_; }
+    HashKind hash_kind() const { return hash_kind_; }
+    uint64_t slots() const { return slots_; }
+    uint64_t slots_used() const;
+    uint64_t size() const { return segment_.size(); }
+    const Hasher &hasher() const { return hasher_; }
+
+  private:
+    Store() = default;
+
+    Segment segment_;
+    int fd_ = -1;
+    uint64_t data_off_ = 0;
+    StoreHeader *header_ = nullptr;
+    SlotMeta *meta_ = nullptr;
+    uint8_t *data_ = nullptr;
+    uint64_t slots_ = 0;
+    Uuid uuid_{};
+    Seed seed_{};
+    HashKind hash_kind_ = HashKind::kInvalid;
+    Hasher hasher_;
+};
+
+} // namespace gang
+
+#endif

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// The bytes that cross the network, as docs/wire-format.md gives them: the
+// packet header, the page descriptions, the greeting and the acknowledgement.
+
+#ifndef GANG_WIRE_H
+#define GANG_WIRE_H
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "layout.h"
+#include "status.h"
+
+namespace gang {
+
+inline constexpr uint8_t kWireVersion = 1;
+inline constexpr uint32_t kMultifdMagic = 0x11223344;
+inline constexpr uint32_t kMultifdVersion = 1;
+inline constexpr uint32_t kMultifdFlagGang = 3u << 1; // in multifd's compression field
+inline constexpr size_t kMultifdHeaderSize = 12;      // magic, version, flags
+inline constexpr size_t kPacketHeaderSize = 40;       // including those 12
+inline constexpr size_t kMaxPacketPages = 1024;
+inline constexpr size_t kMaxBlockId = 255;
+// A description is at most a tag, a run length and two 64-bit varints.
+inline constexpr size_t kMaxOpSize = 1 + 2 + 10 + 10;
+inline constexpr size_t kMaxMetadata = 1 + kMaxBlockId + kMaxPacketPages * kMaxOpSize;
+static_assert(kMaxMetadata <= UINT16_MAX);
+
+enum class PageKind : uint8_t {
+    kInvalid = 0,
+    kZero = 1,
+    kLiteral = 2,
+    kPublished = 3,
+    kReference = 4,
+};
+
+enum class PayloadEncoding : uint8_t {
+    kRaw = 0,
+    kZstd = 1, // the channel's one continuous zstd frame, flushed
+};
+
+struct PacketHeader {
+    uint32_t payload_size = 0;
+    uint16_t metadata_size = 0;
+    uint16_t pages = 0;
+    PayloadEncoding encoding = PayloadEncoding::kRaw;
+    uint32_t number = 0; // of this channel's packets, from 1
+    uint32_t check = 0;  // of page descriptions and compressed payload
+    uint64_t digest = 0; // over the hashes of published and referenced pages; 0: none
+};
+
+void StoreHeader40(const PacketHeader &h, uint8_t out[kPacketHeaderSize]);
+Status ParseHeader40(const uint8_t in[kPacketHeaderSize], PacketHeader *h);
+
+struct Greeting {
+    uint16_t version = kWireVersion;
+    uint32_t page_size = kPageSize;
+    HashKind hash_kind = HashKind::kXxh3_128;
+    Uuid store{};
+    Seed seed{};
+    uint64_t slots = 0;
+};
+inline constexpr size_t kGreetingSize = 56;
+inline constexpr size_t kAckSize = 8;
+enum class ReturnMessage : uint16_t { kInvalid = 0, kGreeting = 1, kAck = 2 };
+
+void StoreGreeting(const Greeting &g, uint8_t out[kGreetingSize]);
+// kIncompatible with a message for the administrator when the other end
+// speaks another version, page size or hash.
+Status ParseGreeting(const uint8_t *in, size_t size, Greeting *g);
+void StoreAck(uint16_t channel, uint32_t packet, uint8_t out[kAckSize]);
+Status ParseAck(const uint8_t *in, size_t size, uint16_t *channel, uint32_t *packet);
+// Type of a return-path message; kInvalid when too short or unknown.
+ReturnMessage ReturnMessageType(const uint8_t *in, size_t size);
+
+inline uint64_t ZigZag(int64_t v) {
+    return static_cast<uint64_t>(v) << 1 ^ static_cast<uint64_t>(v >> 63);
+}
+inline int64_t UnZigZag(uint64_t v) {
+    return static_cast<int64_t>(v >> 1 ^ (~(v & 1) + 1));
+}
+
+// LEB128. Writer: out must have 10 bytes; returns the new end.
+inline uint8_t *PutVarint(uint8_t *out, uint64_t v) {
+    while (v >= 0x80) {
+        *out++ = static_cast<uint8_t>(v | 0x80);
+        v >>= 7;
+    }
+    *out++ = static_cast<uint8_t>(v);
+    return out;
+}
+// Reader: false at the end of input, past 64 bits, or for a longer form than
+// needed (every number has one encoding).
+bool GetVarint(const uint8_t **in, const uint8_t *end, uint64_t *v);
+
+// Predictions that both ends of a channel keep, so that a run that goes on
+// where the last one ended costs one byte.
+struct ChannelState {
+    char block[kMaxBlockId + 1] = {}; // current RAMBlock id; empty: none yet
+    uint64_t next_page = 0;
+    uint64_t next_published = 0;
+    uint64_t next_reference = 0;
+};
+
+} // namespace gang
+
+#endif

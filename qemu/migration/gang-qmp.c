@@ -1,0 +1,415 @@
+/*
+ * Live gang migration: parameters, QMP and HMP commands
+ *
+ * Copyright the gang migration authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <gang/gang.h>
+#include "qemu/cutils.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-gang.h"
+#include "qapi/qapi-commands-migration.h"
+#include "qobject/qdict.h"
+#include "monitor/hmp.h"
+#include "monitor/monitor.h"
+#include "migration.h"
+#include "options.h"
+#include "gang.h"
+
+/* How the last migration of each role ended. */
+static struct {
+    bool valid;
+    GangRole role;
+    const char *phase;
+    GangStats stats;
+} gang_last;
+
+/* ------------------------------------------------------------ parameters */
+
+static const struct {
+    MigrationCapability cap;
+    const char *why;
+} gang_conflicts[] = {
+    { MIGRATION_CAPABILITY_POSTCOPY_RAM, "postcopy pulls pages one VM alone" },
+    { MIGRATION_CAPABILITY_XBZRLE, "it does not work with multifd" },
+    { MIGRATION_CAPABILITY_MAPPED_RAM, "a file has no return path" },
+    { MIGRATION_CAPABILITY_X_COLO, "it migrates without end" },
+    { MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT, "it does not use multifd" },
+    { MIGRATION_CAPABILITY_RDMA_PIN_ALL, "RDMA does not use multifd" },
+#ifdef CONFIG_LINUX
+    { MIGRATION_CAPABILITY_ZERO_COPY_SEND, "gang packets are rewritten" },
+#endif
+};
+
+bool migration_gang_check(const bool *caps, MultiFDCompression compression,
+                          Error **errp)
+{
+    if (compression != MULTIFD_COMPRESSION_GANG) {
+        return true;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(gang_conflicts); i++) {
+        if (caps[gang_conflicts[i].cap]) {
+            error_setg(errp, "Gang migration cannot be combined with the "
+                       "capability %s (%s): switch it off, or set "
+                       "multifd-compression to another method",
+                       MigrationCapability_str(gang_conflicts[i].cap),
+                       gang_conflicts[i].why);
+            return false;
+        }
+    }
+    if (migrate_mode() != MIG_MODE_NORMAL) {
+        error_setg(errp, "Gang migration needs the migration mode 'normal'");
+        return false;
+    }
+    return true;
+}
+
+static bool gang_id_valid(const char *id)
+{
+    size_t n = strlen(id);
+
+    return n <= 64 && strspn(id, "abcdefghijklmnopqrstuvwxyz"
+                                 "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                 "0123456789._:-") == n;
+}
+
+bool migration_gang_params_check(const MigrationParameters *params,
+                                 Error **errp)
+{
+    MigrationState *s = migrate_get_current();
+
+    if (params->gang_id && !gang_id_valid(params->gang_id)) {
+        error_setg(errp, "Parameter 'gang-id' expects at most 64 of the "
+                   "characters A-Z a-z 0-9 . _ : -");
+        return false;
+    }
+    if (params->gang_socket && strlen(params->gang_socket) > 107) {
+        error_setg(errp, "Parameter 'gang-socket' expects a path of at most "
+                   "107 bytes");
+        return false;
+    }
+    if (params->gang_members < 1 || params->gang_members > 128) {
+        error_setg(errp, "Parameter 'gang-members' expects a value between "
+                   "1 and 128");
+        return false;
+    }
+    return migration_gang_check(s->capabilities, params->multifd_compression,
+                                errp);
+}
+
+void migration_gang_params_query(MigrationParameters *params)
+{
+    const MigrationParameters *p = &migrate_get_current()->parameters;
+
+    params->gang_id = g_strdup(p->gang_id ? p->gang_id : "");
+    params->gang_socket = g_strdup(p->gang_socket ? p->gang_socket : "");
+    params->has_gang_members = true;
+    params->gang_members = p->gang_members;
+    params->has_gang_compression = true;
+    params->gang_compression = p->gang_compression;
+}
+
+void migration_gang_params_test_apply(const MigrateSetParameters *params,
+                                      MigrationParameters *dest)
+{
+    if (params->gang_id) {
+        dest->gang_id = params->gang_id;
+    }
+    if (params->gang_socket) {
+        dest->gang_socket = params->gang_socket;
+    }
+    if (params->has_gang_members) {
+        dest->gang_members = params->gang_members;
+    }
+    if (params->has_gang_compression) {
+        dest->gang_compression = params->gang_compression;
+    }
+}
+
+void migration_gang_params_apply(const MigrateSetParameters *params)
+{
+    MigrationParameters *p = &migrate_get_current()->parameters;
+
+    if (params->gang_id) {
+        g_free(p->gang_id);
+        p->gang_id = g_strdup(params->gang_id);
+    }
+    if (params->gang_socket) {
+        g_free(p->gang_socket);
+        p->gang_socket = g_strdup(params->gang_socket);
+    }
+    if (params->has_gang_members) {
+        p->gang_members = params->gang_members;
+    }
+    if (params->has_gang_compression) {
+        p->gang_compression = params->gang_compression;
+    }
+}
+
+/* ------------------------------------------------------------------- QMP */
+
+static bool gang_set_caps(bool multifd, bool return_path, Error **errp)
+{
+    g_autoptr(MigrationCapabilityStatusList) list = NULL;
+    MigrationCapabilityStatus *cap;
+    ERRP_GUARD();
+
+    cap = g_new0(MigrationCapabilityStatus, 1);
+    cap->capability = MIGRATION_CAPABILITY_RETURN_PATH;
+    cap->state = return_path;
+    QAPI_LIST_PREPEND(list, cap);
+    cap = g_new0(MigrationCapabilityStatus, 1);
+    cap->capability = MIGRATION_CAPABILITY_MULTIFD;
+    cap->state = multifd;
+    QAPI_LIST_PREPEND(list, cap);
+    qmp_migrate_set_capabilities(list, errp);
+    return !*errp;
+}
+
+/* The part of the settings that gang-migrate changes, to put it back. */
+typedef struct {
+    bool multifd;
+    bool return_path;
+    MultiFDCompression compression;
+    char *id;
+    char *socket;
+    uint16_t members;
+} GangSettings;
+
+static void gang_settings_save(GangSettings *old)
+{
+    MigrationState *s = migrate_get_current();
+
+    old->multifd = s->capabilities[MIGRATION_CAPABILITY_MULTIFD];
+    old->return_path = s->capabilities[MIGRATION_CAPABILITY_RETURN_PATH];
+    old->compression = s->parameters.multifd_compression;
+    old->id = g_strdup(s->parameters.gang_id);
+    old->socket = g_strdup(s->parameters.gang_socket);
+    old->members = s->parameters.gang_members;
+}
+
+/* Takes over the strings of @old. */
+static void gang_settings_restore(GangSettings *old)
+{
+    MigrationState *s = migrate_get_current();
+
+    s->capabilities[MIGRATION_CAPABILITY_MULTIFD] = old->multifd;
+    s->capabilities[MIGRATION_CAPABILITY_RETURN_PATH] = old->return_path;
+    s->parameters.multifd_compression = old->compression;
+    g_free(s->parameters.gang_id);
+    s->parameters.gang_id = g_steal_pointer(&old->id);
+    g_free(s->parameters.gang_socket);
+    s->parameters.gang_socket = g_steal_pointer(&old->socket);
+    s->parameters.gang_members = old->members;
+}
+
+static void gang_settings_clear(GangSettings *old)
+{
+    g_free(old->id);
+    g_free(old->socket);
+}
+
+static bool gang_settings_apply(const char *gang_id, const char *gang_socket,
+                                bool has_members, uint16_t members,
+                                Error **errp)
+{
+    ERRP_GUARD();
+    MigrateSetParameters params = {
+        .gang_id = (char *)gang_id,
+        .gang_socket = (char *)gang_socket,
+        .has_gang_members = has_members,
+        .gang_members = members,
+        .has_multifd_compression = true,
+        .multifd_compression = MULTIFD_COMPRESSION_GANG,
+    };
+
+    if (!*gang_id) {
+        error_setg(errp, "gang-id must not be empty: give all VMs that move "
+                   "together the same id");
+        return false;
+    }
+    /* Before the capabilities: the messages here say more. */
+    qmp_migrate_set_parameters(&params, errp);
+    return !*errp && gang_set_caps(true, true, errp);
+}
+
+void qmp_gang_migrate(const char *uri, bool has_channels,
+                      MigrationChannelList *channels, const char *gang_id,
+                      const char *gang_socket, bool has_gang_members,
+                      uint16_t gang_members, Error **errp)
+{
+    ERRP_GUARD();
+    GangSettings old = {};
+
+    if (migration_is_running()) {
+        error_setg(errp, "There's a migration process in progress");
+        return;
+    }
+    gang_settings_save(&old);
+    if (gang_settings_apply(gang_id, gang_socket, has_gang_members,
+                            gang_members, errp)) {
+        qmp_migrate(uri, has_channels, channels, false, false, false, false,
+                    errp);
+    }
+    if (*errp) {
+        gang_settings_restore(&old);
+    }
+    gang_settings_clear(&old);
+}
+
+void qmp_gang_migrate_incoming(const char *uri, bool has_channels,
+                               MigrationChannelList *channels,
+                               const char *gang_id, const char *gang_socket,
+                               bool has_exit_on_error, bool exit_on_error,
+                               Error **errp)
+{
+    ERRP_GUARD();
+    GangSettings old = {};
+
+    gang_settings_save(&old);
+    if (gang_settings_apply(gang_id, gang_socket, false, 0, errp)) {
+        qmp_migrate_incoming(uri, has_channels, channels, has_exit_on_error,
+                             exit_on_error, errp);
+    }
+    if (*errp) {
+        migration_gang_incoming_cleanup(false);
+        gang_settings_restore(&old);
+    }
+    gang_settings_clear(&old);
+}
+
+void migration_gang_remember(const struct GangStats *stats, int result)
+{
+    static const char *const phases[] = {
+        [GANG_COMPLETED] = "completed",
+        [GANG_FAILED] = "failed",
+        [GANG_CANCELLED] = "cancelled",
+    };
+
+    gang_last.valid = true;
+    gang_last.role = migration_gang_source() ? GANG_ROLE_SOURCE
+                                             : GANG_ROLE_DESTINATION;
+    gang_last.phase = phases[result];
+    gang_last.stats = *stats;
+}
+
+GangInfo *qmp_query_gang(Error **errp)
+{
+    MigrationState *s = migrate_get_current();
+    GangInfo *info = g_new0(GangInfo, 1);
+    GangStats stats = {};
+
+    info->gang_id = g_strdup(s->parameters.gang_id ? s->parameters.gang_id
+                                                   : "");
+    if (migration_gang_source()) {
+        info->role = GANG_ROLE_SOURCE;
+        gang_source_stats(migration_gang_source(), &stats);
+    } else if (migration_gang_destination()) {
+        info->role = GANG_ROLE_DESTINATION;
+        gang_destination_stats(migration_gang_destination(), &stats);
+    } else if (gang_last.valid) {
+        info->role = gang_last.role;
+        stats = gang_last.stats;
+        stats.phase = gang_last.phase;
+    } else {
+        info->role = GANG_ROLE_NONE;
+        stats.phase = "none";
+    }
+    info->phase = g_strdup(stats.phase);
+    info->directory = stats.directory;
+    info->member_index = stats.member_index;
+    info->joined = stats.joined;
+    info->missing = stats.missing;
+    info->scanned_pages = stats.scanned_pages;
+    info->scan_duplicate_pages = stats.scan_duplicate_pages;
+    info->zero_pages = stats.zero_pages;
+    info->literal_pages = stats.literal_pages;
+    info->published_pages = stats.published_pages;
+    info->referenced_pages = stats.referenced_pages;
+    info->deferred_pages = stats.deferred_pages;
+    info->stalled_pages = stats.stalled_pages;
+    info->store_full_pages = stats.store_full_pages;
+    info->takeovers = stats.takeovers;
+    info->payload_bytes = stats.payload_bytes;
+    info->metadata_bytes = stats.metadata_bytes;
+    info->directory_bytes = stats.directory_bytes;
+    info->store_slots = stats.store_slots;
+    info->store_slots_used = stats.store_slots_used;
+    return info;
+}
+
+/* ------------------------------------------------------------------- HMP */
+
+void migration_gang_params_print(Monitor *mon,
+                                 const MigrationParameters *params)
+{
+    monitor_printf(mon, "%s: '%s'\n",
+                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_ID),
+                   params->gang_id);
+    monitor_printf(mon, "%s: '%s'\n",
+                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_SOCKET),
+                   params->gang_socket);
+    monitor_printf(mon, "%s: %u\n",
+                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_MEMBERS),
+                   params->gang_members);
+    monitor_printf(mon, "%s: %s\n",
+                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_COMPRESSION),
+                   GangCompression_str(params->gang_compression));
+}
+
+void hmp_gang_migrate(Monitor *mon, const QDict *qdict)
+{
+    Error *err = NULL;
+
+    qmp_gang_migrate(qdict_get_str(qdict, "uri"), false, NULL,
+                     qdict_get_str(qdict, "gang-id"),
+                     qdict_get_try_str(qdict, "gang-socket"),
+                     qdict_haskey(qdict, "gang-members"),
+                     qdict_get_try_int(qdict, "gang-members", 1), &err);
+    hmp_handle_error(mon, err);
+}
+
+void hmp_gang_migrate_incoming(Monitor *mon, const QDict *qdict)
+{
+    Error *err = NULL;
+
+    qmp_gang_migrate_incoming(qdict_get_str(qdict, "uri"), false, NULL,
+                              qdict_get_str(qdict, "gang-id"),
+                              qdict_get_try_str(qdict, "gang-socket"),
+                              true, false, &err);
+    hmp_handle_error(mon, err);
+}
+
+void hmp_info_gang(Monitor *mon, const QDict *qdict)
+{
+    g_autoptr(GangInfo) info = qmp_query_gang(NULL);
+
+    monitor_printf(mon, "role: %s\n", GangRole_str(info->role));
+    if (info->role == GANG_ROLE_NONE) {
+        return;
+    }
+    monitor_printf(mon, "gang-id: '%s'\n", info->gang_id);
+    monitor_printf(mon, "phase: %s\n", info->phase);
+    if (info->role == GANG_ROLE_SOURCE) {
+        monitor_printf(mon, "de-duplication: %s\n",
+                       info->directory ? "on" : "off (no directory)");
+        monitor_printf(mon, "members: %u joined, %u missing\n", info->joined,
+                       info->missing);
+        monitor_printf(mon, "deferred: %" PRIu64 " pages\n",
+                       info->deferred_pages);
+    }
+    monitor_printf(mon, "zero: %" PRIu64 " pages\n", info->zero_pages);
+    monitor_printf(mon, "literal: %" PRIu64 " pages\n", info->literal_pages);
+    monitor_printf(mon, "published: %" PRIu64 " pages\n",
+                   info->published_pages);
+    monitor_printf(mon, "referenced: %" PRIu64 " pages\n",
+                   info->referenced_pages);
+    monitor_printf(mon, "payload: %" PRIu64 " bytes\n", info->payload_bytes);
+    monitor_printf(mon, "metadata: %" PRIu64 " bytes\n",
+                   info->metadata_bytes);
+    monitor_printf(mon, "store: %" PRIu64 " of %" PRIu64 " slots\n",
+                   info->store_slots_used, info->store_slots);
+}

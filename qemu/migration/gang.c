@@ -1,0 +1,508 @@
+/*
+ * Live gang migration: one VM's membership, at either end
+ *
+ * Copyright the gang migration authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The way of an outgoing migration:
+ *
+ *   main thread       migration_gang_source_prepare   connect to gangd
+ *   return path       migration_gang_rp_message       the greeting comes
+ *   migration thread  migration_gang_iterate          join, scan, barrier:
+ *                                                     iterations without pages
+ *   channel threads   multifd-gang.c                  pages
+ *   return path       migration_gang_rp_message       acknowledgements
+ *   migration thread  migration_gang_take_deferred    end of each round
+ *   migration thread  migration_gang_last_round       the VM is stopped
+ *   main thread       migration_gang_source_cleanup
+ *
+ * and of an incoming one: migration_gang_incoming_prepare (the store),
+ * migration_gang_incoming_greet, multifd-gang.c, ..._cleanup.
+ */
+
+#include "qemu/osdep.h"
+#include <gang/gang.h>
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/rcu.h"
+#include "qemu/bitmap.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-migration.h"
+#include "exec/ramblock.h"
+#include "exec/target_page.h"
+#include "system/system.h"
+#include "migration/misc.h"
+#include "migration.h"
+#include "migration-stats.h"
+#include "multifd.h"
+#include "options.h"
+#include "ram.h"
+#include "gang.h"
+#include "trace.h"
+
+#define GANG_DEFAULT_SOCKET "/run/gang/gangd.sock"
+
+/* An iteration that waits or scans takes about this long. */
+#define GANG_WAIT_MS 20
+#define GANG_SCAN_SLICE_MS 50
+#define GANG_SCAN_BATCH 128
+
+/* Packets that may wait at the destination, in the bulk and at the end. */
+#define GANG_MAX_PACKETS 512
+#define GANG_SWITCHOVER_PACKETS 8
+
+/*
+ * @source is created and freed by the main thread, while no migration thread
+ * runs; the rest belongs to the migration thread.
+ */
+static struct {
+    GangSource *source;
+    bool running;            /* past the start barrier */
+    unsigned scan_block;     /* where the scan is: n-th migrated RAMBlock, */
+    unsigned long scan_page; /* page in it */
+} gang_out;
+
+static GangDestination *gang_in;
+
+/* Turns libgang's message into an Error; frees it. */
+static void gang_error(Error **errp, char *message)
+{
+    error_setg(errp, "gang: %s", message ? message : "unknown error");
+    free(message);
+}
+
+static bool gang_is_zero(const void *page, size_t size)
+{
+    return buffer_is_zero(page, size);
+}
+
+bool migrate_gang(void)
+{
+    return migrate_multifd() &&
+           migrate_multifd_compression() == MULTIFD_COMPRESSION_GANG;
+}
+
+struct GangSource *migration_gang_source(void)
+{
+    return gang_out.source;
+}
+
+struct GangDestination *migration_gang_destination(void)
+{
+    return gang_in;
+}
+
+static const char *gang_socket(void)
+{
+    const char *path = migrate_get_current()->parameters.gang_socket;
+
+    return path && *path ? path : GANG_DEFAULT_SOCKET;
+}
+
+/* The VM's name as the coordinator takes it: [A-Za-z0-9._:-]{1,64} */
+static char *gang_member_name(void)
+{
+    const char *name = qemu_get_vm_name();
+    char *s;
+
+    if (!name || !*name) {
+        return g_strdup_printf("pid-%d", (int)getpid());
+    }
+    s = g_strndup(name, 64);
+    return g_strcanon(s, "abcdefghijklmnopqrstuvwxyz"
+                         "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-", '_');
+}
+
+/* What both ends need. */
+static bool gang_prepare(Error **errp)
+{
+    MigrationState *s = migrate_get_current();
+
+    if (!migration_gang_check(s->capabilities, MULTIFD_COMPRESSION_GANG,
+                              errp)) {
+        return false;
+    }
+    if (!s->parameters.gang_id || !*s->parameters.gang_id) {
+        error_setg(errp, "multifd-compression=gang needs the migration "
+                   "parameter gang-id: set it to the same id for all VMs "
+                   "that move together");
+        return false;
+    }
+    if (migrate_multifd_channels() > GANG_MAX_CHANNELS) {
+        error_setg(errp, "A gang migration has at most %d channels: lower "
+                   "the migration parameter multifd-channels",
+                   GANG_MAX_CHANNELS);
+        return false;
+    }
+    if (migrate_multifd_flush_after_each_section()) {
+        error_setg(errp, "Gang migration does not support the per-section "
+                   "flush of this machine type: use -global "
+                   "migration.multifd-flush-after-each-section=off on both "
+                   "hosts");
+        return false;
+    }
+    if (qemu_target_page_size() != GANG_PAGE_SIZE) {
+        error_setg(errp, "Gang migration needs guest pages of %d bytes",
+                   GANG_PAGE_SIZE);
+        return false;
+    }
+    return true;
+}
+
+/* ---------------------------------------------------------------- source */
+
+bool migration_gang_source_prepare(Error **errp)
+{
+    MigrationState *s = migrate_get_current();
+    g_autofree char *member = NULL;
+    GangSourceConfig config = {};
+    char *message = NULL;
+
+    migration_gang_source_cleanup();
+    if (!migrate_gang()) {
+        return true;
+    }
+    if (!gang_prepare(errp)) {
+        return false;
+    }
+    if (!migrate_return_path()) {
+        error_setg(errp, "Gang migration needs the capability return-path: "
+                   "switch it on, or use gang-migrate, which does");
+        return false;
+    }
+
+    member = gang_member_name();
+    config.socket = gang_socket();
+    config.gang = s->parameters.gang_id;
+    config.member = member;
+    config.members = MAX(s->parameters.gang_members, 1);
+    config.channels = migrate_multifd_channels();
+    config.ram_pages = ram_bytes_total() / GANG_PAGE_SIZE;
+    config.level = migrate_multifd_zstd_level();
+    config.compress = s->parameters.gang_compression == GANG_COMPRESSION_ZSTD &&
+                      config.level > 0;
+    gang_out.source = gang_source_new(&config, &message);
+    if (!gang_out.source) {
+        gang_error(errp, message);
+        return false;
+    }
+    trace_migration_gang_source_prepare(config.gang, member, config.members,
+                                        config.ram_pages);
+    return true;
+}
+
+void migration_gang_source_cleanup(void)
+{
+    MigrationState *s = migrate_get_current();
+    GangResult result = GANG_FAILED;
+    GangStats stats;
+
+    if (!gang_out.source) {
+        return;
+    }
+    if (s->state == MIGRATION_STATUS_COMPLETED) {
+        result = GANG_COMPLETED;
+    } else if (s->state == MIGRATION_STATUS_CANCELLING ||
+               s->state == MIGRATION_STATUS_CANCELLED) {
+        result = GANG_CANCELLED;
+    }
+    gang_source_stats(gang_out.source, &stats);
+    trace_migration_gang_source_cleanup(result, stats.literal_pages,
+                                        stats.published_pages,
+                                        stats.referenced_pages,
+                                        stats.deferred_pages);
+    migration_gang_remember(&stats, result);
+    gang_source_free(gang_out.source, result);
+    memset(&gang_out, 0, sizeof(gang_out));
+}
+
+/*
+ * Hashes pages for at most GANG_SCAN_SLICE_MS.  Only what the dirty bitmap
+ * holds: pages that the guest gave up (free page hints, discarded memory) are
+ * not there, and neither read nor counted.  The bitmap is read without its
+ * lock: a page whose bit changes meanwhile is counted or not, both harmless,
+ * since every page is hashed again when it is sent.
+ */
+static bool gang_scan_slice(void)
+{
+    int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + GANG_SCAN_SLICE_MS;
+    unsigned nth = 0;
+    RAMBlock *block;
+
+    RCU_READ_LOCK_GUARD();
+
+    RAMBLOCK_FOREACH_NOT_IGNORED(block) {
+        unsigned long pages = block->used_length / GANG_PAGE_SIZE;
+
+        if (nth++ < gang_out.scan_block) {
+            continue;
+        }
+        while (gang_out.scan_page < pages) {
+            uint64_t offsets[GANG_SCAN_BATCH];
+            size_t n = 0;
+
+            while (n < GANG_SCAN_BATCH) {
+                gang_out.scan_page = find_next_bit(block->bmap, pages,
+                                                   gang_out.scan_page);
+                if (gang_out.scan_page >= pages) {
+                    break;
+                }
+                offsets[n++] = (uint64_t)gang_out.scan_page++ * GANG_PAGE_SIZE;
+            }
+            gang_source_scan(gang_out.source, block->host, offsets, n,
+                             gang_is_zero);
+            if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) >= end) {
+                return false;
+            }
+        }
+        gang_out.scan_block++;
+        gang_out.scan_page = 0;
+    }
+    return true;
+}
+
+static MigGangStep gang_fail(MigrationState *s, Error *err)
+{
+    migrate_set_error(s, err);
+    error_free(err);
+    migrate_set_state(&s->state, MIGRATION_STATUS_ACTIVE,
+                      MIGRATION_STATUS_FAILED);
+    return MIG_GANG_FAILED;
+}
+
+static MigGangStep gang_start(MigrationState *s)
+{
+    char *message = NULL;
+    Error *err = NULL;
+    GangStats stats;
+
+    /* Nothing is written yet that would show that the other end is gone. */
+    if (migrate_has_error(s)) {
+        migrate_set_state(&s->state, MIGRATION_STATUS_ACTIVE,
+                          MIGRATION_STATUS_FAILED);
+        return MIG_GANG_FAILED;
+    }
+
+    switch (gang_source_step(gang_out.source, GANG_WAIT_MS, &message)) {
+    case GANG_STEP_WAIT:
+        return MIG_GANG_WAIT;
+    case GANG_STEP_SCAN:
+        if (gang_scan_slice()) {
+            gang_source_scan_done(gang_out.source);
+            trace_migration_gang_scan_done();
+        }
+        return MIG_GANG_WAIT;
+    case GANG_STEP_RUN:
+        break;
+    case GANG_STEP_ERROR:
+    default:
+        gang_error(&err, message);
+        return gang_fail(s, err);
+    }
+
+    gang_source_stats(gang_out.source, &stats);
+    if (!stats.directory) {
+        warn_report("gang: the coordinator went away before the migration "
+                    "started; going on without de-duplication");
+    } else if (stats.missing) {
+        warn_report("gang: started with %u of %u members; the others did not "
+                    "come in time", stats.joined,
+                    stats.joined + stats.missing);
+    }
+    trace_migration_gang_start(stats.joined, stats.missing,
+                               stats.scanned_pages,
+                               stats.scan_duplicate_pages);
+    gang_out.running = true;
+    return MIG_GANG_READY;
+}
+
+/* At most 10 ms: until the destination has no more than @limit to do. */
+static bool gang_destination_keeps_up(uint64_t limit)
+{
+    for (int i = 0; i < 10 && migration_is_running(); i++) {
+        if (gang_source_in_flight(gang_out.source) <= limit) {
+            return true;
+        }
+        g_usleep(1000);
+    }
+    return false;
+}
+
+/*
+ * When only deferred pages are left, wait for what they wait for, rather than
+ * turn rounds over them.  Bounded: a member that stalls makes its pages ready.
+ */
+static bool gang_deferred_pages_ready(uint64_t deferred)
+{
+    uint64_t ready = 0;
+
+    for (int i = 0; i < 10 && migration_is_running(); i++) {
+        ready = gang_source_deferred_ready(gang_out.source);
+        if (ready >= deferred) {
+            break;
+        }
+        g_usleep(1000);
+    }
+    trace_migration_gang_deferred(deferred, ready);
+    return ready > 0;
+}
+
+MigGangStep migration_gang_iterate(MigrationState *s)
+{
+    uint64_t remaining = ram_bytes_remaining(), deferred;
+
+    if (!gang_out.source) {
+        return MIG_GANG_READY;
+    }
+    if (!gang_out.running) {
+        return gang_start(s);
+    }
+    gang_source_set_progress(gang_out.source, false,
+                             remaining / GANG_PAGE_SIZE,
+                             stat64_get(&mig_stats.dirty_sync_count));
+
+    /*
+     * A packet of references is a hundred bytes and half a MiB of work: the
+     * socket's buffer alone does not hold the source back.  Before the VM is
+     * stopped, the destination must have caught up.
+     */
+    if (!gang_destination_keeps_up(remaining <= s->threshold_size
+                                   ? GANG_SWITCHOVER_PACKETS
+                                   : GANG_MAX_PACKETS)) {
+        return MIG_GANG_WAIT;
+    }
+    deferred = gang_source_deferred(gang_out.source);
+    if (deferred && remaining <= deferred * GANG_PAGE_SIZE &&
+        !gang_deferred_pages_ready(deferred)) {
+        return MIG_GANG_WAIT;
+    }
+    return MIG_GANG_READY;
+}
+
+static void gang_rp_failed(MigrationState *s, Error *err)
+{
+    migrate_set_error(s, err);
+    if (s->state == MIGRATION_STATUS_SETUP ||
+        s->state == MIGRATION_STATUS_ACTIVE) {
+        migrate_set_state(&s->state, s->state, MIGRATION_STATUS_FAILED);
+    }
+}
+
+bool migration_gang_rp_message(MigrationState *s, const uint8_t *buf,
+                               size_t len, Error **errp)
+{
+    ERRP_GUARD();
+    char *message = NULL;
+
+    trace_migration_gang_rp_message(len);
+    if (!gang_out.source) {
+        error_setg(errp, "The destination is set up for gang migration, the "
+                   "source is not: use gang-migrate");
+    } else if (!gang_source_return_message(gang_out.source, buf, len,
+                                           &message)) {
+        gang_error(errp, message);
+    } else {
+        return true;
+    }
+    gang_rp_failed(s, *errp);
+    return false;
+}
+
+/* The greeting comes before the answer to the first ping, or never. */
+bool migration_gang_rp_pong(MigrationState *s, Error **errp)
+{
+    ERRP_GUARD();
+
+    if (!gang_out.source || gang_source_greeted(gang_out.source)) {
+        return true;
+    }
+    error_setg(errp, "The destination has no gang store: start it with "
+               "gang-migrate-incoming (QEMU with gang support, gangd running "
+               "there)");
+    gang_rp_failed(s, *errp);
+    return false;
+}
+
+void migration_gang_take_deferred(bool all, MigGangRedirty *redirty,
+                                  void *opaque)
+{
+    if (gang_out.source) {
+        uint64_t n = gang_source_take_deferred(gang_out.source, all, redirty,
+                                               opaque);
+        if (n) {
+            trace_migration_gang_take_deferred(n, all);
+        }
+    }
+}
+
+uint64_t migration_gang_deferred_pages(void)
+{
+    return gang_out.source ? gang_source_deferred(gang_out.source) : 0;
+}
+
+void migration_gang_last_round(void)
+{
+    if (gang_out.source) {
+        gang_source_set_defer(gang_out.source, false);
+        gang_source_set_progress(gang_out.source, true,
+                                 ram_bytes_remaining() / GANG_PAGE_SIZE,
+                                 stat64_get(&mig_stats.dirty_sync_count));
+    }
+}
+
+/* ----------------------------------------------------------- destination */
+
+bool migration_gang_incoming_prepare(Error **errp)
+{
+    MigrationState *s = migrate_get_current();
+    g_autofree char *member = NULL;
+    char *message = NULL;
+
+    /* Left over from an attempt that could not listen */
+    migration_gang_incoming_cleanup(false);
+    if (!migrate_gang()) {
+        return true;
+    }
+    if (!gang_prepare(errp)) {
+        return false;
+    }
+    member = gang_member_name();
+    gang_in = gang_destination_new(gang_socket(), s->parameters.gang_id,
+                                   member, &message);
+    if (!gang_in) {
+        gang_error(errp, message);
+        return false;
+    }
+    trace_migration_gang_incoming_prepare(s->parameters.gang_id, member);
+    return true;
+}
+
+int migration_gang_incoming_greet(MigrationIncomingState *mis)
+{
+    uint8_t greeting[GANG_MAX_RETURN_MESSAGE];
+    size_t len;
+
+    if (!gang_in) {
+        return 0;
+    }
+    len = gang_destination_greeting(gang_in, greeting);
+    trace_migration_gang_incoming_greet(len);
+    return migrate_send_rp_gang(mis, greeting, len);
+}
+
+void migration_gang_incoming_cleanup(bool completed)
+{
+    GangResult result = completed ? GANG_COMPLETED : GANG_FAILED;
+    GangStats stats;
+
+    if (!gang_in) {
+        return;
+    }
+    gang_destination_stats(gang_in, &stats);
+    trace_migration_gang_incoming_cleanup(result, stats.published_pages,
+                                          stats.referenced_pages);
+    migration_gang_remember(&stats, result);
+    gang_destination_free(gang_in, result);
+    gang_in = NULL;
+}

@@ -1,0 +1,182 @@
+/*
+ * Live gang migration
+ *
+ * Copyright the gang migration authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The hooks that the rest of the migration code calls.  VMs that move
+ * together share one directory of page contents at the source and one store
+ * of pages at the destination, so that equal content crosses the wire once.
+ * See docs/devel/migration/gang.rst.
+ */
+
+#ifndef QEMU_MIGRATION_GANG_H
+#define QEMU_MIGRATION_GANG_H
+
+#include "qapi/qapi-types-migration.h"
+#include "qapi/error.h"
+#include "exec/cpu-common.h"
+
+typedef enum {
+    MIG_GANG_READY,   /* pages may be sent */
+    MIG_GANG_WAIT,    /* this iteration sends nothing */
+    MIG_GANG_FAILED,  /* the state is FAILED and the error is set */
+} MigGangStep;
+
+typedef void MigGangRedirty(void *opaque, void *block, uint64_t offset);
+
+#ifdef CONFIG_GANG
+
+struct GangSource;
+struct GangDestination;
+struct GangStats;
+
+/* Is multifd set up to use the gang method? */
+bool migrate_gang(void);
+
+/*
+ * Refuse what cannot work with multifd-compression=gang: called with the
+ * capabilities and the compression as they are about to be.
+ */
+bool migration_gang_check(const bool *caps, MultiFDCompression compression,
+                          Error **errp);
+bool migration_gang_params_check(const MigrationParameters *params,
+                                 Error **errp);
+void migration_gang_params_query(MigrationParameters *params);
+void migration_gang_params_test_apply(const MigrateSetParameters *params,
+                                      MigrationParameters *dest);
+void migration_gang_params_apply(const MigrateSetParameters *params);
+/* For "info migrate_parameters" */
+void migration_gang_params_print(Monitor *mon,
+                                 const MigrationParameters *params);
+
+/* Source, main thread: join the coordinator before a migration starts. */
+bool migration_gang_source_prepare(Error **errp);
+void migration_gang_source_cleanup(void);
+/* Source, migration thread: greeting, scan, barrier, deferred pages. */
+MigGangStep migration_gang_iterate(MigrationState *s);
+/* Source, return-path thread. */
+bool migration_gang_rp_message(MigrationState *s, const uint8_t *buf,
+                               size_t len, Error **errp);
+bool migration_gang_rp_pong(MigrationState *s, Error **errp);
+
+/* Source, migration thread, called with the bitmap lock held. */
+void migration_gang_take_deferred(bool all, MigGangRedirty *redirty,
+                                  void *opaque);
+/* Pages taken off the dirty bitmap, but not sent. */
+uint64_t migration_gang_deferred_pages(void);
+/* From now on every page is sent. */
+void migration_gang_last_round(void);
+
+/* Destination, main thread. */
+bool migration_gang_incoming_prepare(Error **errp);
+int migration_gang_incoming_greet(MigrationIncomingState *mis);
+void migration_gang_incoming_cleanup(bool completed);
+
+/* For the multifd method; NULL when there is no gang migration. */
+struct GangSource *migration_gang_source(void);
+struct GangDestination *migration_gang_destination(void);
+
+/* Keeps the figures of a migration that ended, for query-gang. */
+void migration_gang_remember(const struct GangStats *stats, int result);
+
+#else
+
+static inline bool migrate_gang(void)
+{
+    return false;
+}
+
+static inline bool migration_gang_check(const bool *caps,
+                                        MultiFDCompression compression,
+                                        Error **errp)
+{
+    return true;
+}
+
+static inline bool
+migration_gang_params_check(const MigrationParameters *params, Error **errp)
+{
+    return true;
+}
+
+static inline void migration_gang_params_query(MigrationParameters *params)
+{
+}
+
+static inline void
+migration_gang_params_test_apply(const MigrateSetParameters *params,
+                                 MigrationParameters *dest)
+{
+}
+
+static inline void
+migration_gang_params_apply(const MigrateSetParameters *params)
+{
+}
+
+static inline void
+migration_gang_params_print(Monitor *mon, const MigrationParameters *params)
+{
+}
+
+static inline bool migration_gang_source_prepare(Error **errp)
+{
+    return true;
+}
+
+static inline void migration_gang_source_cleanup(void)
+{
+}
+
+static inline MigGangStep migration_gang_iterate(MigrationState *s)
+{
+    return MIG_GANG_READY;
+}
+
+static inline bool migration_gang_rp_message(MigrationState *s,
+                                             const uint8_t *buf, size_t len,
+                                             Error **errp)
+{
+    error_setg(errp, "This QEMU was built without gang migration");
+    return false;
+}
+
+static inline bool migration_gang_rp_pong(MigrationState *s, Error **errp)
+{
+    return true;
+}
+
+static inline void migration_gang_take_deferred(bool all,
+                                                MigGangRedirty *redirty,
+                                                void *opaque)
+{
+}
+
+static inline uint64_t migration_gang_deferred_pages(void)
+{
+    return 0;
+}
+
+static inline void migration_gang_last_round(void)
+{
+}
+
+static inline bool migration_gang_incoming_prepare(Error **errp)
+{
+    return true;
+}
+
+static inline int migration_gang_incoming_greet(MigrationIncomingState *mis)
+{
+    return 0;
+}
+
+static inline void migration_gang_incoming_cleanup(bool completed)
+{
+}
+
+#endif
+
+#endif

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright the gang migration authors
+"""What every integration test starts from: a Bed with two hosts."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+from ganglib import gang, net, process, vm
+
+
+class Bed:
+    """Two hosts and what runs on them; all of it ends with the test."""
+
+    def __init__(self, rate_mbit):
+        process.become_subreaper()
+        # Not pytest's directory: socket paths have to stay below 108 bytes.
+        self.rundir = tempfile.mkdtemp(prefix="gang-")
+        self.hosts = net.Hosts(rate_mbit)
+        self.closers = []
+
+    def guests(self, count=2, workload="idle", memory_mb=256, beats=1, **spec):
+        """Running guests on A, restored from saved states."""
+        qemu = spec.pop("qemu", None)
+        found = []
+        for i in range(count):
+            guest = vm.restore(vm.Spec(i, memory_mb, workload, **spec), self.rundir,
+                               self.hosts.a, qemu)
+            self.closers.append(guest.close)
+            found.append(guest)
+        for guest in found:
+            guest.wait_beats(beats)
+        return found
+
+    def gangd(self, host, *options, label=""):
+        daemon = gang.Gangd(self.rundir, host, *options, label=label)
+        self.closers.append(daemon.close)
+        return daemon
+
+    def gangds(self, *options):
+        """A coordinator on each host; options are for both."""
+        return (self.gangd(self.hosts.a, *options), self.gangd(self.hosts.b, *options))
+
+    def prepare(self, sources, gangds=None, **kw):
+        members = gang.prepare(sources, self.hosts, gangds, **kw)
+        self.closers += [member.destination.close for member in members]
+        return members
+
+    def migrate(self, members, gangds=None, **kw):
+        return gang.migrate(members, self.hosts, gangds, **kw)
+
+    def close(self):
+        failures = []
+        for closer in reversed(self.closers):
+            try:
+                closer()
+            except Exception as e:  # the others still have to end
+                failures.append(e)
+        self.hosts.close()
+        keep = os.environ.get("GANG_KEEP_LOGS")
+        if keep:
+            print(f"logs: {self.rundir}")
+        else:
+            shutil.rmtree(self.rundir, ignore_errors=True)
+        if failures:
+            raise failures[0]
+
+
+@pytest.fixture
+def bed(request):
+    """@pytest.mark.link(MBIT) sets the link's rate; unshaped without it."""
+    mark = request.node.get_closest_marker("link")
+    it = Bed(mark.args[0] if mark else 0)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def stock():
+    return process.product("qemu-system-x86_64-stock")

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright the gang migration authors
+"""Real guests on two hosts: what the integration tests and the demo share.
+
+process   children that never outlive us
+net       two hosts: network namespaces joined by a shaped link
+qmp       a QEMU's monitor
+vm        one guest: boot, save, restore, destination, heartbeat
+oracle    is the RAM of two guests the same; what pages does a gang have
+gang      migrations of a gang, by stock QEMU or by ours, and their figures
+"""

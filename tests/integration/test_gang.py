@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright the gang migration authors
+"""Gangs that nothing happens to: every member arrives bit-identical
+(invariant 1; migrate() asks the oracle for every member) and goes on."""
+
+import pytest
+
+from ganglib import gang, oracle
+
+WORKLOADS = ["idle", "redis", "web", "dirty"]
+
+
+def query(members):
+    return [member.source.cmd("query-gang") for member in members]
+
+
+def total(members, what):
+    return sum(info[what] for info in query(members))
+
+
+def test_the_oracle_sees_one_changed_byte(bed, stock):
+    """A test that cannot fail is a defect: this one is about the oracle."""
+    members = bed.prepare(bed.guests(1, qemu=stock), qemu=stock)
+    bed.migrate(members)
+    member = members[0]
+    address, length = oracle.blocks(member.destination)["ram"]
+    at = length // 2 + 77
+    with open(f"/proc/{member.destination.process.pid}/mem", "r+b", buffering=0) as mem:
+        mem.seek(address + at)
+        byte = mem.read(1)
+        mem.seek(address + at)
+        mem.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(oracle.RAMDiffers, match=f"{at:#x}"):
+        oracle.check_identical(member.source, member.destination)
+
+
+@pytest.mark.link(1000)
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_inv1_gang_of_two_is_identical_with_every_workload(bed, workload):
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2, workload), gangds)
+    bed.migrate(members, gangds)
+    assert total(members, "referenced-pages") > 0
+    gang.run_at_destination(members)
+
+
+def test_inv1_pages_rewritten_with_the_same_contents_in_all_vms_at_once(bed):
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2, "samewrite"), gangds)
+    bed.migrate(members, gangds)
+    gang.run_at_destination(members)
+
+
+def test_gang_of_one_is_a_plain_migration(bed):
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(1), gangds)
+    bed.migrate(members, gangds)
+    gang.run_at_destination(members)
+
+
+@pytest.mark.link(1000)
+def test_each_distinct_page_of_a_gang_of_four_crosses_the_wire_once(bed):
+    """With compression off: at most 1.10 times the distinct non-zero pages."""
+    gangds = bed.gangds()
+    sources = bed.guests(4)
+    members = bed.prepare(sources, gangds, compression="none")
+    result = bed.migrate(members, gangds)
+    pages = oracle.count_pages(sources)
+    assert result.wire_bytes <= 1.10 * pages.distinct * oracle.PAGE
+    gang.run_at_destination(members)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_inv1_other_numbers_of_channels(bed, channels):
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2, "samewrite"), gangds, channels=channels)
+    bed.migrate(members, gangds)
+    gang.run_at_destination(members)
+
+
+def test_a_gang_moves_there_and_back(bed):
+    """A -> B -> A: the second gang has a directory and a store of its own."""
+    gangds = bed.gangds()
+    there = bed.prepare(bed.guests(2, "dirty"), gangds)
+    bed.migrate(there, gangds)
+    gang.run_at_destination(there)
+    again = bed.prepare([m.destination for m in there], gangds, back=True, label="-back",
+                        gang_id="gang-back")
+    bed.migrate(again, gangds, back=True, gang_id="gang-back")
+    assert total(again, "referenced-pages") > 0
+    gang.run_at_destination(again)
+
+
+def test_two_gangs_one_after_the_other_with_the_same_id(bed):
+    gangds = bed.gangds()
+    first = bed.guests(2)
+    for label in ("-1", "-2"):
+        members = bed.prepare(first, gangds, label=label)
+        bed.migrate(members, gangds)
+        gang.run_at_destination(members)
+        first = bed.guests(2, "web")

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright the gang migration authors
+"""Invariant 7: off means off.  Without gang parameters the fork migrates to and
+from stock QEMU, and management software sees parameters it can set back."""
+
+import pytest
+
+from ganglib import gang
+
+METHODS = {"plain": None, "multifd": "none", "multifd-zstd": "zstd"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("way", ["fork-to-stock", "stock-to-fork"])
+def test_inv7_the_fork_and_stock_qemu_migrate_to_each_other(bed, stock, way, method):
+    source, = bed.guests(1, qemu=stock if way == "stock-to-fork" else None)
+    destination = gang.destination_of(source, bed.hosts.b,
+                                      stock if way == "fork-to-stock" else None)
+    bed.closers.append(destination.close)
+    for vm in (source, destination):
+        if METHODS[method]:
+            gang.tune(vm, METHODS[method], gang.CHANNELS)
+        else:
+            vm.qmp.parameters(max_bandwidth=1 << 40)
+    member = gang.Member(source, destination, gang.PORT)
+    destination.cmd("migrate-incoming", uri=f"tcp:{bed.hosts.b.address}:{gang.PORT}")
+    bed.migrate([member])
+    gang.run_at_destination([member])
+
+
+def test_inv7_parameters_are_reported_and_can_be_set_back(bed):
+    """libvirt restores exactly what was reported."""
+    source, = bed.guests(1, beats=0)
+    before = source.cmd("query-migrate-parameters")
+    assert before["gang-id"] == "" and before["gang-socket"] == ""
+    assert before["multifd-compression"] == "none"
+    source.cmd("migrate-set-parameters", gang_id="web", gang_socket="/run/x.sock", gang_members=3)
+    now = source.cmd("query-migrate-parameters")
+    assert (now["gang-id"], now["gang-socket"], now["gang-members"]) == ("web", "/run/x.sock", 3)
+    settable = {k: v for k, v in before.items() if k != "block-bitmap-mapping"}
+    source.cmd("migrate-set-parameters", **settable)
+    assert source.cmd("query-migrate-parameters") == before
+
+
+def test_inv7_a_gang_can_be_driven_by_parameters_alone(bed):
+    """As management software does it: capabilities, parameters, migrate."""
+    gangds = bed.gangds()
+    sources = bed.guests(2)
+    members = []
+    for i, source in enumerate(sources):
+        destination = gang.destination_of(source, bed.hosts.b)
+        bed.closers.append(destination.close)
+        for vm, daemon in ((source, gangds[0]), (destination, gangds[1])):
+            gang.tune(vm, "gang", gang.CHANNELS)
+            vm.qmp.parameters(gang_id="web", gang_socket=daemon.socket, gang_members=2)
+        destination.cmd("migrate-incoming", uri=f"tcp:{bed.hosts.b.address}:{gang.PORT + i}")
+        members.append(gang.Member(source, destination, gang.PORT + i))
+    bed.migrate(members)  # "migrate", not "gang-migrate"
+    assert all(source.cmd("query-gang")["joined"] == 2 for source in sources)
+    gang.run_at_destination(members)

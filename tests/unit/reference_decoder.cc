@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// docs/wire-format.md, section "Packet", sentence by sentence.
+
+#include "reference_decoder.h"
+
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
+#include <zstd.h>
+
+#include <algorithm>
+
+namespace gang::reference {
+
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr size_t kHeader = 40;
+
+void Require(bool condition, const char *rule) {
+    if (!condition) {
+        throw Violation(rule);
+    }
+}
+
+uint64_t BigEndian(const Bytes &bytes, size_t at, size_t size) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < size; i++) {
+        value = value * 256 + bytes.at(at + i);
+    }
+    return value;
+}
+
+void LittleEndian(uint64_t value, Bytes *out) {
+    for (int i = 0; i < 8; i++) {
+        out->push_back(static_cast<uint8_t>(value >> (8 * i)));
+    }
+}
+
+class Reader {
+  public:
+    explicit Reader(const Bytes &bytes) : bytes_(bytes) {}
+    bool AtEnd() const { return at_ == bytes_.size(); }
+    uint8_t Byte() {
+        Require(at_ < bytes_.size(), "the runs fill the metadata exactly");
+        return bytes_[at_++];
+    }
+    uint64_t Varint() {
+        unsigned __int128 value = 0;
+        for (int i = 0;; i++) {
+            Require(i < 10, "varints have at most 64 bits");
+            uint8_t byte = Byte();
+            value |= static_cast<unsigned __int128>(byte & 127) << (7 * i);
+            if (byte < 128) {
+                Require(byte != 0 || i == 0, "varints are in their shortest form");
+                break;
+            }
+        }
+        Require(value >> 64 == 0, "varints have at most 64 bits");
+        return static_cast<uint64_t>(value);
+    }
+    // 0, -1, 1, -2 ... are 0, 1, 2, 3 ...; sums are modulo 2^64.
+    uint64_t Predicted(uint64_t prediction) {
+        uint64_t zigzag = Varint();
+        return zigzag % 2 == 0 ? prediction + zigzag / 2 : prediction - (zigzag / 2 + 1);
+    }
+
+  private:
+    const Bytes &bytes_;
+    size_t at_ = 0;
+};
+
+} // namespace
+
+ReferenceStore::ReferenceStore(uint64_t count, const uint8_t seed[16])
+    : slot_count(count), secret(192) {
+    XXH3_generateSecret(secret.data(), secret.size(), seed, 16);
+}
+
+Hash128 ReferenceStore::HashPage(const Bytes &page) const {
+    XXH128_hash_t h =
+        XXH3_128bits_withSecret(page.data(), page.size(), secret.data(), secret.size());
+    return {h.low64 == 0 ? 1 : h.low64, h.high64 == 0 ? 1 : h.high64};
+}
+
+uint64_t ReferenceStore::Digest(const std::vector<Hash128> &hashes) const {
+    if (hashes.empty()) {
+        return 0;
+    }
+    Bytes bytes;
+    for (const Hash128 &hash : hashes) {
+        LittleEndian(hash.low, &bytes);
+        LittleEndian(hash.high, &bytes);
+    }
+    return XXH3_64bits_withSecret(bytes.data(), bytes.size(), secret.data(), secret.size());
+}
+
+uint32_t ReferenceStore::Check(const Bytes &metadata, const Bytes &compressed) const {
+    Bytes both;
+    for (const Bytes *part : {&metadata, &compressed}) {
+        LittleEndian(
+            XXH3_64bits_withSecret(part->data(), part->size(), secret.data(), secret.size()),
+            &both);
+    }
+    return static_cast<uint32_t>(
+        XXH3_64bits_withSecret(both.data(), both.size(), secret.data(), secret.size()));
+}
+
+struct ReferenceDecoder::Inflater {
+    ZSTD_DCtx *context = ZSTD_createDCtx();
+    Inflater() { ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, 25); }
+    ~Inflater() { ZSTD_freeDCtx(context); }
+};
+
+ReferenceDecoder::ReferenceDecoder(ReferenceStore *store, Ram *ram)
+    : store_(store), ram_(ram), inflater_(std::make_unique<Inflater>()) {}
+
+ReferenceDecoder::~ReferenceDecoder() = default;
+
+std::vector<ReferenceDecoder::Page> ReferenceDecoder::Descriptions(const Bytes &metadata,
+                                                                   size_t pages) {
+    Reader in(metadata);
+    size_t id_length = in.Byte();
+    if (id_length > 0) {
+        block_.clear();
+        for (size_t i = 0; i < id_length; i++) {
+            uint8_t c = in.Byte();
+            Require(c != 0, "a RAMBlock id has no NUL");
+            block_.push_back(static_cast<char>(c));
+        }
+        named_ = true;
+        next_page_ = 0;
+    }
+    Require(named_, "a channel's first packet names its RAMBlock");
+    Require(ram_->count(block_) == 1, "the RAMBlock exists");
+    const uint64_t block_pages = ram_->at(block_).size() / kPage;
+
+    std::vector<Page> described;
+    while (!in.AtEnd()) {
+        uint8_t tag = in.Byte();
+        int kind = tag & 7;
+        Require(kind >= kZero && kind <= kReferenced, "kinds are 1 to 4");
+        uint64_t run = (tag >> 3) + 1u;
+        if (run == 32) {
+            uint64_t more = in.Varint();
+            Require(more <= 1024, "the runs describe exactly `pages` pages");
+            run = 32 + more;
+        }
+        Require(run <= pages - described.size(), "the runs describe exactly `pages` pages");
+        uint64_t page = in.Predicted(next_page_);
+        Require(page < block_pages && run <= block_pages - page, "pages are inside the RAMBlock");
+        next_page_ = page + run;
+        uint64_t slot = 0;
+        if (kind == kPublished || kind == kReferenced) {
+            uint64_t &next = kind == kPublished ? next_published_slot_ : next_referenced_slot_;
+            slot = in.Predicted(next);
+            Require(slot < store_->slot_count && run <= store_->slot_count - slot,
+                    "slots are below the greeting's number");
+            next = slot + run;
+        }
+        for (uint64_t i = 0; i < run; i++) {
+            described.push_back({static_cast<Kind>(kind), page + i, slot + i});
+        }
+    }
+    Require(described.size() == pages, "the runs describe exactly `pages` pages");
+    return described;
+}
+
+Bytes ReferenceDecoder::Payload(uint8_t encoding, const Bytes &payload, size_t full_pages) {
+    const size_t size = full_pages * kPage;
+    if (full_pages == 0) {
+        Require(payload.empty(), "no page to carry: payload size 0");
+        return {};
+    }
+    if (encoding == 0) {
+        Require(payload.size() == size, "raw: 4096 bytes for each page");
+        return payload;
+    }
+    Bytes plain(size + 1); // one more, to see when there is too much
+    ZSTD_inBuffer in = {payload.data(), payload.size(), 0};
+    ZSTD_outBuffer out = {plain.data(), plain.size(), 0};
+    for (;;) {
+        size_t in_before = in.pos, out_before = out.pos;
+        size_t hint = ZSTD_decompressStream(inflater_->context, &out, &in);
+        Require(!ZSTD_isError(hint), "the payload is the next part of the zstd frame");
+        Require(hint != 0, "the zstd frame never ends");
+        if (in.pos == in_before && out.pos == out_before) {
+            break;
+        }
+    }
+    Require(in.pos == in.size && out.pos == size, "zstd: 4096 bytes for each page");
+    plain.resize(size);
+    return plain;
+}
+
+uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
+    Require(packet.size() >= kHeader, "a packet has a header");
+    Require(BigEndian(packet, 0, 4) == 0x11223344, "magic");
+    Require(BigEndian(packet, 4, 4) == 1, "multifd's version");
+    Require(BigEndian(packet, 8, 4) == 6, "flags");
+    const uint64_t payload_size = BigEndian(packet, 12, 4);
+    const uint64_t metadata_size = BigEndian(packet, 16, 2);
+    const uint8_t version = packet[18], encoding = packet[19];
+    const uint32_t number = static_cast<uint32_t>(BigEndian(packet, 20, 4));
+    const uint64_t digest = BigEndian(packet, 24, 8);
+    const uint64_t pages = BigEndian(packet, 32, 2);
+    Require(metadata_size >= 2, "metadata size is at least 2");
+    Require(version == 1, "format version");
+    Require(encoding <= 1, "payload encoding is 0 or 1");
+    Require(pages >= 1 && pages <= 1024, "1 to 1024 pages");
+    Require(payload_size <= 4608 * pages + 1024, "payload size");
+    Require(BigEndian(packet, 34, 2) == 0, "two bytes of the header are 0");
+    Require(packet.size() == kHeader + metadata_size + payload_size,
+            "header, metadata and payload have their sizes");
+
+    auto metadata = packet.begin() + kHeader;
+    auto payload = metadata + static_cast<ptrdiff_t>(metadata_size);
+    Require(store_->Check(Bytes(metadata, payload),
+                          encoding == 1 ? Bytes(payload, packet.end()) : Bytes()) ==
+                BigEndian(packet, 36, 4),
+            "check");
+    const std::vector<Page> described = Descriptions(Bytes(metadata, payload), pages);
+    size_t full = 0;
+    for (const Page &page : described) {
+        full += page.kind == kLiteral || page.kind == kPublished;
+    }
+    Require(number == ++last_number_, "number of the packet in its channel, from 1");
+
+    Bytes &ram = ram_->at(block_);
+    auto at = [&](const Page &page) {
+        return ram.begin() + static_cast<ptrdiff_t>(page.number * kPage);
+    };
+
+    // 1. Zero pages become zero.  Then literal and published pages get their bytes.
+    for (const Page &page : described) {
+        if (page.kind == kZero) {
+            std::fill_n(at(page), kPage, 0);
+        }
+    }
+    const Bytes plain = Payload(encoding, Bytes(payload, packet.end()), full);
+    auto next = plain.begin();
+    for (const Page &page : described) {
+        if (page.kind == kLiteral || page.kind == kPublished) {
+            std::copy_n(next, kPage, at(page));
+            next += kPage;
+        }
+    }
+
+    // 2. First each published page is copied to its slot.  Then each referenced
+    // page is copied from its slot.
+    std::vector<Hash128> hash_of(described.size());
+    for (size_t i = 0; i < described.size(); i++) {
+        const Page &page = described[i];
+        if (page.kind == kPublished) {
+            Require(store_->slots.count(page.slot) == 0, "a published page's slot is empty");
+            Bytes copy(at(page), at(page) + kPage);
+            hash_of[i] = store_->HashPage(copy);
+            store_->slots[page.slot] = {copy, hash_of[i]};
+        }
+    }
+    for (size_t i = 0; i < described.size(); i++) {
+        const Page &page = described[i];
+        if (page.kind == kReferenced) {
+            auto slot = store_->slots.find(page.slot);
+            Require(slot != store_->slots.end(), "a referenced page's slot is filled");
+            std::copy_n(slot->second.page.begin(), kPage, at(page));
+            hash_of[i] = store_->HashPage(slot->second.page);
+            Require(hash_of[i] == slot->second.hash, "the slot hashes to what it was stored with");
+        }
+    }
+    std::vector<Hash128> hashes; // in the order of the descriptions
+    for (size_t i = 0; i < described.size(); i++) {
+        if (described[i].kind == kPublished || described[i].kind == kReferenced) {
+            hashes.push_back(hash_of[i]);
+        }
+    }
+
+    // 3. Digest.
+    Require(store_->Digest(hashes) == digest, "digest");
+    return number;
+}
+
+} // namespace gang::reference

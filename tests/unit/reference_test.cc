@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// The reference decoder, written from docs/wire-format.md, beside the real one:
+// both take what the real encoder makes, and both refuse the same packets.
+
+#include "reference_decoder.h"
+
+#include <algorithm>
+
+#include "test_vm.h"
+
+namespace gang {
+namespace {
+
+using namespace test;
+
+// A VM whose stream goes to both decoders, each with a store and RAM of its own.
+struct Pair {
+    Pair(Gang &gang, reference::ReferenceStore *store, size_t pages, const EncoderOptions &options)
+        : vm(gang, pages, options), reference(store, &ram) {
+        for (const char *id : {"pc.ram", "0000:00:02.0/vga.vram", "pc.bios"}) {
+            ram[id].resize(pages * kPageSize);
+            real[id].resize(pages * kPageSize);
+        }
+    }
+    // Where the real decoder writes: as many blocks as the reference has.
+    Status Real(const Bytes &packet) {
+        return Apply(
+            vm.decoder.get(), packet,
+            [&](const std::string &id) {
+                auto block = real.find(id);
+                return block == real.end() ? BlockAt{}
+                                           : BlockAt{block->second.data(), block->second.size()};
+            },
+            &vm.to_ack);
+    }
+    std::string Reference(const Bytes &packet) { // "" or the rule that is violated
+        try {
+            EXPECT_EQ(reference.Apply(packet), vm.to_ack);
+            return "";
+        } catch (const reference::Violation &violation) {
+            return violation.what();
+        }
+    }
+
+    TestVm vm;
+    reference::Ram ram, real;
+    reference::ReferenceDecoder reference;
+};
+
+class Reference : public testing::TestWithParam<PayloadEncoding> {
+  protected:
+    static constexpr size_t kPages = 128;
+    static constexpr uint64_t kSlots = 512;
+    EncoderOptions options() const { return {GetParam(), 1}; }
+};
+
+INSTANTIATE_TEST_SUITE_P(Payload, Reference,
+                         testing::Values(PayloadEncoding::kRaw, PayloadEncoding::kZstd),
+                         [](const auto &value) {
+                             return value.param == PayloadEncoding::kRaw ? "raw" : "zstd";
+                         });
+
+TEST_P(Reference, AppliesRandomPacketsOfTheRealEncoderAsTheRealDecoderDoes) {
+    Rng rng(TestSeed());
+    for (int gangs = 0; gangs < 8; gangs++) {
+        Gang gang(kSlots, 2048);
+        reference::ReferenceStore store(kSlots, gang.store->seed().data());
+        std::vector<std::unique_ptr<Pair>> pairs;
+        for (int i = 0; i < 3; i++) {
+            pairs.push_back(std::make_unique<Pair>(gang, &store, kPages, options()));
+        }
+        for (int packet = 0; packet < 120; packet++) {
+            Pair &pair = *pairs[Below(rng, pairs.size())];
+            auto block = pair.ram.begin();
+            std::advance(block, Below(rng, 4) ? 0 : Below(rng, pair.ram.size()));
+            pair.vm.block = block->first;
+            std::vector<size_t> pages;
+            const size_t stride = 1 + Below(rng, 3) * Below(rng, 2);
+            for (size_t p = Below(rng, 20); p < kPages; p += stride) {
+                FillPage(pair.vm.source.page(p), Below(rng, 3) ? p % 50 : Below(rng, 200));
+                pages.push_back(p);
+            }
+            if (Below(rng, 4) == 0) {
+                std::shuffle(pages.begin(), pages.end(), rng);
+            }
+            Bytes bytes = pair.vm.Encode(pages, Below(rng, 2));
+            if (bytes.empty()) {
+                continue;
+            }
+            GANG_OK(pair.Real(bytes));
+            ASSERT_EQ(pair.Reference(bytes), "");
+            ASSERT_EQ(pair.ram, pair.real);
+            if (Below(rng, 3)) {
+                pair.vm.Ack();
+            }
+        }
+        EXPECT_GT(store.slots.size(), 0u);
+        EXPECT_EQ(store.slots.size(), gang.store->slots_used());
+    }
+}
+
+// The first damaged packet of a fresh channel: either both take it, with the
+// same memory as result, or neither does.
+TEST_P(Reference, RefusesWhatTheRealDecoderRefuses) {
+    Rng rng(TestSeed());
+    size_t refused = 0, taken = 0;
+    for (int round = 0; round < 1500; round++) {
+        Gang gang(kSlots, 2048);
+        reference::ReferenceStore store(kSlots, gang.store->seed().data());
+        Pair publisher(gang, &store, 4, options()), pair(gang, &store, 8, options());
+        publisher.vm.Fill({1, 2, 3, 4});
+        if (round % 2) {
+            pair.vm.Fill({0, 1, 2, 9, 0, 10, 3, 11});
+        } else { // no digest, so that other pages of the VM may be described
+            pair.vm.Fill({0, 21, 0, 22, 23, 0, 0, 24});
+        }
+        publisher.vm.Scan();
+        pair.vm.Scan();
+        Bytes first = publisher.vm.EncodeAll();
+        GANG_OK(publisher.Real(first));
+        ASSERT_EQ(publisher.Reference(first), "");
+        publisher.vm.Ack();
+
+        Bytes bytes = pair.vm.EncodeAll();
+        const size_t head = pair.vm.packet.header_size;
+        for (uint64_t n = 1 + Below(rng, 2); n; n--) {
+            // Mostly the descriptions, where the freedom is.
+            uint64_t where = Below(rng, 10);
+            size_t at = where == 0 ? Below(rng, kPacketHeaderSize)
+                        : where == 1
+                            ? Below(rng, bytes.size())
+                            : kPacketHeaderSize + 7 + Below(rng, head - kPacketHeaderSize - 7);
+            bytes[at] ^= static_cast<uint8_t>(1 << Below(rng, 8));
+        }
+        if (round % 8) {
+            FixCheck(&bytes, gang.store->hasher());
+        }
+        Status status = pair.Real(bytes);
+        std::string rule = pair.Reference(bytes);
+        ASSERT_EQ(status.ok(), rule.empty())
+            << "real: " << status.message() << ", reference: " << rule;
+        if (status.ok()) {
+            ASSERT_EQ(pair.ram, pair.real);
+            taken++;
+        } else {
+            refused++;
+        }
+    }
+    EXPECT_GT(refused, 100u);
+    EXPECT_GT(taken, 20u);
+}
+
+} // namespace
+} // namespace gang
