@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/io.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -187,7 +188,7 @@ static struct {
     uint32_t *generation;
     uint64_t pages, seed;
     int same;
-} buffer;
+} buffer; /* of write and of random */
 
 static void page_content(void *out, uint64_t index, uint64_t generation)
 {
@@ -239,6 +240,47 @@ static void cmd_write(char **arg)
     }
     atomic_fetch_add(&status->ready, 1);
     at_rate(strtoul(arg[3], NULL, 10), write_one);
+}
+
+/*
+ * random KIB SEED RATE: fills a buffer with bytes that no other page has and
+ * that do not compress, then only reads it, a page at a time
+ */
+
+static void random_page(uint64_t *out, uint64_t index)
+{
+    uint64_t base = mix(mix(buffer.seed) + index);
+
+    for (unsigned i = 0; i < PAGE / 8; i++) {
+        out[i] = mix(base + i);
+    }
+}
+
+static void random_check(uint64_t n)
+{
+    static uint64_t expected[PAGE / 8];
+    uint64_t i = mix(n) % buffer.pages;
+
+    random_page(expected, i);
+    if (memcmp(expected, buffer.base + i * PAGE, PAGE)) {
+        atomic_fetch_add(&status->errors, 1);
+    }
+}
+
+static void cmd_random(char **arg)
+{
+    buffer.pages = strtoull(arg[0], NULL, 10) / 4;
+    buffer.seed = strtoull(arg[1], NULL, 10) + 1000;
+    buffer.base = mmap(NULL, buffer.pages * PAGE, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (buffer.base == MAP_FAILED) {
+        die("buffer");
+    }
+    for (uint64_t i = 0; i < buffer.pages; i++) {
+        random_page((uint64_t *)(buffer.base + i * PAGE), i);
+    }
+    atomic_fetch_add(&status->ready, 1);
+    at_rate(strtoul(arg[2], NULL, 10), random_check);
 }
 
 /* redis SOCKET KIB SEED RATE: fills redis, then sets and gets at random */
@@ -415,6 +457,41 @@ static void cmd_web(char **arg)
     at_rate(strtoul(arg[3], NULL, 10), web_one);
 }
 
+/*
+ * pulse MS: a byte on QEMU's debug port every MS milliseconds, for a client
+ * outside that wants to know when the guest stood still.  The port has no state
+ * that would migrate, and neither tty nor interrupt between the guest and the
+ * client.  Every PULSE_OPS pulses the operations done so far go along, in bytes
+ * of seven bits with the eighth set.
+ */
+
+#define PULSE_PORT 0xe9
+#define PULSE_OPS 20
+
+static void cmd_pulse(char **arg)
+{
+    int64_t period = strtoll(arg[0], NULL, 10) * 1000000, next = now_ns();
+
+    if (period <= 0 || ioperm(PULSE_PORT, 1, 1) < 0) {
+        die("pulse");
+    }
+    for (uint64_t n = 0;; n++) {
+        outb(0, PULSE_PORT);
+        if (n % PULSE_OPS == 0) {
+            uint64_t ops = atomic_load(&status->ops);
+
+            for (int shift = 28; shift >= 0; shift -= 7) {
+                outb(0x80 | ((ops >> shift) & 0x7f), PULSE_PORT);
+            }
+        }
+        next += period;
+        if (next < now_ns()) {
+            next = now_ns() + period;
+        }
+        sleep_until(next);
+    }
+}
+
 /* beat ID WORKLOAD MS: the guest's init from here on */
 
 static void cmd_beat(char **arg)
@@ -455,7 +532,8 @@ int main(int argc, char **argv)
         void (*run)(char **arg);
     } commands[] = {
         { "warm", 2, cmd_warm }, { "write", 4, cmd_write }, { "redis", 4, cmd_redis },
-        { "web", 4, cmd_web },   { "beat", 3, cmd_beat },
+        { "web", 4, cmd_web },   { "random", 3, cmd_random }, { "pulse", 1, cmd_pulse },
+        { "beat", 3, cmd_beat },
     };
 
     signal(SIGPIPE, SIG_IGN);
@@ -466,6 +544,6 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fprintf(stderr, "usage: %s warm|write|redis|web|beat ARGUMENT...\n", argv[0]);
+    fprintf(stderr, "usage: %s warm|write|random|redis|web|pulse|beat ARGUMENT...\n", argv[0]);
     return 2;
 }

@@ -61,9 +61,9 @@ def tune(vm, compression, channels):
                       max_bandwidth=1 << 40)
 
 
-def destination_of(source, host, qemu=None, label=""):
-    """A QEMU that waits for this guest."""
-    return VM(source.spec, source.rundir, host, qemu, incoming=True, label=label)
+def destination_of(source, host, qemu=None, label="", hold=True):
+    """A QEMU that waits for this guest.  hold: and does not run it, for the oracle."""
+    return VM(source.spec, source.rundir, host, qemu, incoming=True, label=label, hold=hold)
 
 
 def prepare(sources, hosts, gangds=None, gang_id="gang", qemu=None, channels=CHANNELS, label="",

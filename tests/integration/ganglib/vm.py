@@ -34,6 +34,7 @@ class Spec:
     workload: str = "idle"
     rate: int = 0  # 0: the workload's own
     beat_ms: int = 1000
+    pulse_ms: int = 0  # 0: no pulse on the debug port
 
     @property
     def name(self):
@@ -42,19 +43,22 @@ class Spec:
     def cmdline(self):
         text = (f"console=ttyS0 quiet gang.workload={self.workload} gang.id={self.index}"
                 f" gang.beat_ms={self.beat_ms}")
-        return text + (f" gang.rate={self.rate}" if self.rate else "")
+        text += f" gang.rate={self.rate}" if self.rate else ""
+        return text + (f" gang.pulse_ms={self.pulse_ms}" if self.pulse_ms else "")
 
 
 class VM:
-    """A QEMU with one guest.  incoming: wait for a migration, and do not run
-    the guest when it has come, so that the oracle can look."""
+    """A QEMU with one guest.  incoming: wait for a migration; hold: and do not
+    run the guest when it has come, so that the oracle can look."""
 
-    def __init__(self, spec, rundir, host=None, qemu=None, incoming=False, label="", extra=()):
+    def __init__(self, spec, rundir, host=None, qemu=None, incoming=False, label="", extra=(),
+                 hold=True):
         self.spec, self.name = spec, spec.name
         self.rundir, self.host = rundir, host
         stem = os.path.join(rundir, f"{spec.name}{label}-{host.letter if host else 'x'}")
         self.serial, self.qmp_path = stem + ".serial", stem + ".qmp"
         self.ctl_path = stem + ".ctl"  # a second monitor, for gangctl
+        self.pulse_path = stem + ".pulse"  # where the guest's pulse can be heard
         guest = guest_dir()
         argv = [
             qemu or product("qemu-system-x86_64"), "-nodefaults", "-display", "none",
@@ -71,8 +75,11 @@ class VM:
             "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
             "-qmp", f"unix:{self.ctl_path},server=on,wait=off",
         ]
+        if spec.pulse_ms:
+            argv += ["-chardev", f"socket,id=pulse,path={self.pulse_path},server=on,wait=off",
+                     "-device", "isa-debugcon,iobase=0xe9,chardev=pulse"]
         if incoming:
-            argv += ["-incoming", "defer", "-S"]
+            argv += ["-incoming", "defer"] + (["-S"] if hold else [])
         self.process = Process(argv + list(extra), stem + ".log", netns=host and host.netns)
         self.qmp = None
         try:
