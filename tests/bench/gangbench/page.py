@@ -57,8 +57,10 @@ def table(sheet, left=False):
         cells = []
         for c, value in enumerate(row):
             mark = sheet.marks.get((r, c))
-            cells.append(f'<td class="{mark}">' if mark else "<td>")
-            cells.append(f"{esc(str(value))}</td>")
+            middle, bracket, spread = str(value).partition(" [")
+            spread = f"<small>[{esc(spread)}</small>" if bracket and spread.endswith("]") else ""
+            value = esc(middle if spread else str(value)) + spread
+            cells.append(f'<td class="{mark}">{value}</td>' if mark else f"<td>{value}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     return (f'<div class="table"><table{" class=left" if left else ""}>'
             f"<caption>{esc(sheet.title)}</caption>"
@@ -92,8 +94,8 @@ def cards(view):
         theirs = view.rows.get(workload, ZSTD, view.n, view.link)
         size, time = (cell(ratios(ours, theirs, v)) for v in ("wire_bytes", "total_s"))
         if size and time:
-            add(f"{size.median:.0%} of the bytes",
-                f"{workload}, against stock multifd + zstd; {time.median:.0%} of its time")
+            add(f"{size.median:.0%}", f"of the bytes and {time.median:.0%} of the time that stock "
+                                      f"multifd + zstd needs: {workload}")
     if not found:
         return ""
     return (f'<div class="cards">{"".join(found)}</div><p class="note">{esc(view.guests(view.n))},'
@@ -142,8 +144,8 @@ def by_link(view):
         return ""
     return section(
         "links", "Which link",
-        f"Total time of {view.guests(view.n)} by the rate of the link; both axes in steps of their "
-        "own. On a slow link bytes decide, on a fast one the CPU does.",
+        f"Total time of {view.guests(view.n)} by the rate of the link, on a logarithmic scale. "
+        "On a slow link bytes decide, on a fast one the CPU does.",
         mode_legend(view.modes), pair(*plots_of),
         details("The figures", *(tables.by_link(view, w, view.n) for w in view.workloads
                                  if len(view.links_of(w, view.n)) > 1)))
@@ -214,7 +216,7 @@ def downtime(view):
 
         parts.append(figure(workload, plots.dots(
             view.modes, {"QEMU": QEMU_COLOR, "client": CLIENT_COLOR}, values, "ms",
-            f"downtimes of {workload} guests by mode", height=250)))
+            f"downtimes of {workload} guests by mode", height=210)))
     return section(
         "downtime", "Downtime",
         f"Every dot is a VM, the bar across their median. {view.guests(view.n)}, "
@@ -235,7 +237,7 @@ def cpu(view):
         if view.has(workload, view.n, view.link):
             found.append(figure(workload, plots.stacked(
                 view.modes, parts, (SOURCE_COLOR, DESTINATION_COLOR), "s",
-                f"CPU seconds of {workload} guests by mode", height=240)))
+                f"CPU seconds of {workload} guests by mode", height=210)))
     return section(
         "cpu", "CPU seconds",
         "Of all QEMU processes and gangd, from start to completion; the guests run inside the "

@@ -5,6 +5,7 @@ rectangle, line and dot is, so that all plots look alike."""
 
 import itertools
 import re
+import statistics
 import subprocess
 
 TITLES = {
@@ -18,6 +19,8 @@ TITLES = {
     "gang-zstd": "gang, delta + zstd",
     "gang-auto": "gang (auto)",
 }
+SHORT = {mode: title.replace("stock ", "").replace("gang, ", "gang ").replace("(auto)", "auto")
+         for mode, title in TITLES.items()}  # for axes
 COLORS = {  # what there is: greys and amber; ours: from light to dark as parts are added
     "stock-precopy": "#c9cdd2",
     "stock-multifd": "#8d949e",
@@ -48,8 +51,8 @@ class Plot:
             f"set grid ytics back lc rgb '{FAINT}' lt 1 lw 0.8",
             f"set tics scale 0 nomirror textcolor rgb '{INK}'",
             f"set ylabel '{ylabel}' textcolor rgb '{INK}' offset 0.5",
-            "set key off", "set style fill solid 1.0 noborder", "set errorbars small",
-            "set yrange [0:*]", "set format y '%.10g'", "set rmargin 2",
+            "set key off", "set style fill solid 1.0 noborder",
+            "set yrange [*<0:*]", "set format y '%.10g'", "set rmargin 2",
         ]
 
     def set(self, *commands):
@@ -100,9 +103,10 @@ class Plot:
                       'xmlns:xlink="http://www.w3.org/1999/xlink">', body, count=1, flags=re.S)
 
 
-def _spreads(plot, rows):
-    plot.draw([row for row in rows if row[2] != row[3]], "1:2:3:4",
-              f"yerrorbars lc rgb '{INK}' lw 0.8 pt -1")
+def _spreads(plot, cells, color=INK):
+    """cells: (x, Cell); a thin line from the least to the most."""
+    plot.draw([(x, c.low, 0, c.high - c.low) for x, c in cells if c.low != c.high], "1:2:3:4",
+              f"vectors nohead lc rgb '{color}' lw 1")
 
 
 def bars(groups, modes, value, ylabel, label, floor=None, width=1000, height=330):
@@ -118,7 +122,7 @@ def bars(groups, modes, value, ylabel, label, floor=None, width=1000, height=330
             if c:
                 x = left + m
                 rectangles[mode].append((x, c.median / 2, x - 0.43, x + 0.43, 0, c.median))
-                spreads.append((x, c.median, c.low, c.high))
+                spreads.append((x, c))
         ticks.append((group, left + (len(modes) - 1) / 2))
         f = floor(group) if floor else None
         if f:
@@ -126,7 +130,7 @@ def bars(groups, modes, value, ylabel, label, floor=None, width=1000, height=330
     for mode in modes:
         plot.draw(rectangles[mode], "1:2:3:4:5:6", f"boxxyerror lc rgb '{COLORS[mode]}'")
     _spreads(plot, spreads)
-    plot.draw(floors, "1:2:3:4", f"vectors nohead lc rgb '{FLOOR_COLOR}' lw 1.6 dt 2")
+    plot.draw(floors, "1:2:3:4", f"vectors nohead lc rgb '{FLOOR_COLOR}' lw 1.8 dt (7,4)")
     plot.xtics(ticks)
     plot.set(f"set xrange [-1.2:{_number(len(groups) * step - 1.3)}]")
     return plot.svg()
@@ -138,7 +142,7 @@ def stacked(modes, value, parts, ylabel, label, width=1000, height=300):
     plot = Plot(width, height, ylabel, label)
     ticks = []
     for m, mode in enumerate(modes):
-        ticks.append((TITLES[mode].replace("stock ", "").replace("gang, ", "+ "), m))
+        ticks.append((SHORT[mode], m))
         at, pieces = 0.0, value(mode) or []
         for color, piece in zip(parts, pieces):
             plot.draw([(m, at + piece / 2, m - 0.32, m + 0.32, at, at + piece)], "1:2:3:4:5:6",
@@ -155,18 +159,24 @@ def stacked(modes, value, parts, ylabel, label, width=1000, height=300):
 def lines(xs, names, modes, value, ylabel, label, log=False, width=490, height=320):
     """A line a mode over xs, which stand at equal distances under their names.
     value(x, mode): a Cell or None."""
-    plot = Plot(width, height, ylabel, label)
+    plot, seen = Plot(width, height, ylabel, label), []
     for mode in modes:
         points = [(i, value(x, mode)) for i, x in enumerate(xs)]
-        points = [(i, c.median, c.low, c.high) for i, c in points if c]
+        points = [(i, c) for i, c in points if c]
+        middles = [(i, c.median) for i, c in points]
+        seen += [limit for _, c in points for limit in (c.low, c.high)]
         wide = 2.6 if mode in ("gang-auto", "stock-multifd-zstd") else 1.4
-        plot.draw(points, "1:2",
-                  f"linespoints lc rgb '{COLORS[mode]}' lw {wide} pt 7 ps 0.45")
-        _spreads(plot, points)
+        plot.draw(middles, "1:2", f"lines lc rgb '{COLORS[mode]}' lw {wide}")
+        plot.draw(middles, "1:2", f"points lc rgb '{COLORS[mode]}' pt 7 ps 0.5")
+        _spreads(plot, points, COLORS[mode])
     plot.xtics(list(zip(names, range(len(xs)))))
     plot.set(f"set xrange [-0.3:{len(xs) - 0.7}]")
-    if log:
-        plot.set("set logscale y", "set yrange [*:*]")
+    if log and seen:
+        low, high = min(seen) / 1.25, max(seen) * 1.25
+        ticks = [digit * 10.0 ** power for power in range(-3, 7) for digit in (1, 2, 5)]
+        ticks = [f"{tick:g}" for tick in ticks if low <= tick <= high]
+        plot.set("set logscale y", f"set yrange [{_number(low)}:{_number(high)}]",
+                 f"set ytics ({', '.join(ticks)})")
     return plot.svg()
 
 
@@ -176,8 +186,7 @@ def dots(categories, kinds, value, ylabel, label, width=1000, height=330):
     plot = Plot(width, height, ylabel, label)
     ticks = []
     for c, category in enumerate(categories):
-        ticks.append((TITLES.get(category, category).replace("stock ", "").replace("gang, ", "+ "),
-                      c))
+        ticks.append((SHORT.get(category, category), c))
         for k, (kind, color) in enumerate(kinds.items()):
             values = sorted(value(category, kind))
             if not values:
@@ -186,9 +195,7 @@ def dots(categories, kinds, value, ylabel, label, width=1000, height=330):
             # Side by side in turns, so that dots of like values can be told apart.
             plot.draw([(middle + ((i * 5) % 7 - 3) * 0.024, v) for i, v in enumerate(values)],
                       "1:2", f"points pt 7 ps 0.42 lc rgb '{color}'")
-            half = len(values) // 2
-            median = values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
-            plot.draw([(middle - 0.12, median, 0.24, 0)], "1:2:3:4",
+            plot.draw([(middle - 0.12, statistics.median(values), 0.24, 0)], "1:2:3:4",
                       f"vectors nohead lc rgb '{color}' lw 2.2")
     plot.xtics(ticks)
     plot.set(f"set xrange [-0.6:{len(categories) - 0.4}]")
@@ -209,7 +216,7 @@ def ladder(steps, label, floors=(), width=490, height=None):
                   f"labels left offset 0.6,0 font ',11' textcolor rgb '{INK}'")
     for _, mb in floors:
         plot.draw([(mb, -0.6, 0, len(steps) + 0.1)], "1:2:3:4",
-                  f"vectors nohead lc rgb '{FLOOR_COLOR}' lw 1.4 dt 2")
+                  f"vectors nohead lc rgb '{FLOOR_COLOR}' lw 1.6 dt (7,4)")
     names = ", ".join(f"'{name}' {len(steps) - 1 - i}" for i, (name, _, _) in enumerate(steps))
     plot.set("unset grid", f"set ytics ({names})", f"set yrange [-0.6:{len(steps) - 0.4}]",
              f"set xrange [0:{_number(most * 1.18)}]", "set xtics", "unset ylabel",

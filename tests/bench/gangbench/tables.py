@@ -64,7 +64,7 @@ def worst(c):
 
 
 def verdicts(view):
-    sheet = Sheet("Targets", ["", "target", "at most", "measured", "verdict"], [])
+    sheet = Sheet(f"Targets ({view.guests(view.n)} unless said)", ["", "target", "at most", "measured", "verdict"], [])
     group = None
     for v in targets.verdicts(view.figures):
         sheet.marks[len(sheet.rows), 4] = v.word.replace(" ", "-")
@@ -93,7 +93,7 @@ def case(view, workload, n, link):
                 best[column] = (c.median, len(sheet.rows))
         sheet.rows.append([TITLES[mode], text(wire, 1, 1e-6), text(total, 2), worst(down),
                            worst(outage), text(src), text(dst),
-                           f"{slow.median * 100:.0f}" if slow else NONE])
+                           f"{slow.median * 100 + 0.0:.0f}" if slow else NONE])
     floor = view.floor(workload, n)
     if floor and sheet.rows:
         sheet.rows.append(["floor", f"{floor / 1e6:,.1f}"] + [""] * 6)
