@@ -117,17 +117,27 @@ def arguments(argv=None):
     return args
 
 
+def programs():
+    return {"stock": [process.product("qemu-system-x86_64-stock")],
+            "gang": [process.product("qemu-system-x86_64"), process.product("gangd"),
+                     os.path.join(process.BUILD, "lib/libgang.so")]}
+
+
 def builds():
     """Short checksums of the programs that make the figures of a mode."""
-    def key(*names):
+    def key(names):
         digest = hashlib.sha256()
         for name in names:
             with open(name, "rb") as f:
                 digest.update(hashlib.file_digest(f, "sha256").digest())
         return digest.hexdigest()[:12]
-    return {"stock": key(process.product("qemu-system-x86_64-stock")),
-            "gang": key(process.product("qemu-system-x86_64"), process.product("gangd"),
-                        os.path.join(process.BUILD, "lib/libgang.so"))}
+    return {kind: key(names) for kind, names in programs().items()}
+
+
+def ages():
+    """Changes when a program is built anew."""
+    return [(os.stat(name).st_ino, os.stat(name).st_mtime_ns)
+            for names in programs().values() for name in names]
 
 
 def available_mb():
@@ -154,7 +164,7 @@ class Session:
     """One matrix under way."""
 
     def __init__(self, args):
-        self.args, self.builds = args, builds()
+        self.args, self.ages, self.builds = args, ages(), builds()
         self.figures, self.began = store.empty(), time.monotonic()
         self.not_set = set()
         have = set()
@@ -244,7 +254,9 @@ class Session:
         t0 = time.monotonic()
         try:
             row = measure(run, self.args.memory)
+            self.check_programs()
         except Failed as error:
+            self.check_programs()
             say(f"  FAILED: {error}\n  logs: {error.logs}")
             self.figures["failures"].append({
                 "workload": run.case.workload, "mode": run.case.mode, "n": run.case.n,
@@ -257,6 +269,12 @@ class Session:
             self.tell(row)
         self.clock.done(run, time.monotonic() - t0)
         store.save(self.figures, self.args.json)
+
+    def check_programs(self):
+        """A row is of the programs that its build names, or it is none."""
+        if ages() != self.ages:
+            raise RuntimeError("the programs were built anew while they were measured; this run "
+                               f"does not count. --resume --json {self.args.json} goes on.")
 
     def tell(self, row):
         for name in row.get("not_set", []):
@@ -301,7 +319,9 @@ def main():
         write(args, store.load(args.source))
         return 0
     process.become_subreaper()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell starts background jobs with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     session = Session(args)
     interrupted = False
     try:

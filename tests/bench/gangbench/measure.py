@@ -202,6 +202,16 @@ def _row(run, memory_mb, rundir, resources):
     return figures
 
 
+def _ended(resources):
+    """The last words of processes that should have lived."""
+    found = ""
+    for thing in resources:
+        process = getattr(thing, "process", None)
+        if process and not process.alive():
+            found += f"; {os.path.basename(process.log)}: {process.output().strip()[-300:]}"
+    return found
+
+
 def measure(run, memory_mb):
     """The row of a run.  Raises Failed, with the run's logs kept."""
     rundir = tempfile.mkdtemp(prefix="gang-bench-")  # short: socket paths have a limit
@@ -213,7 +223,7 @@ def measure(run, memory_mb):
                 "repetition": run.repetition, **_row(run, memory_mb, rundir, resources)}
     except (RuntimeError, AssertionError, OSError, IndexError, ValueError, QMPError,
             subprocess.SubprocessError) as error:
-        failure = error
+        failure, ended = error, _ended(resources)
     finally:
         for thing in reversed(resources):
             thing.close()
@@ -223,4 +233,4 @@ def measure(run, memory_mb):
             shutil.move(rundir, kept)
         else:
             shutil.rmtree(rundir, ignore_errors=True)
-    raise Failed(f"{type(failure).__name__}: {str(failure)[:600]}", kept) from failure
+    raise Failed(f"{type(failure).__name__}: {str(failure)[:600]}{ended}", kept) from failure

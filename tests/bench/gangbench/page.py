@@ -296,7 +296,8 @@ def beside_paper(view):
         "Gigabit Ethernet (figures 9, 12 and 13, and a table of downtimes). Their text was not at hand "
         "when this page was made, so their values are not reproduced, and which of the plots below "
         "stands for which of their figures is left open: these are the quantities and the techniques that "
-        "its abstract names, measured here. Theirs had no zstd, so neither have these.",
+        "its abstract names, measured here. It speaks of de-duplication and differential compression only, "
+        "so these are without general compression.",
         mode_legend(modes), pair(*parts), pair(*bars), table(tables.downtimes(view, view.link)))
 
 
