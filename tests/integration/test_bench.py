@@ -54,6 +54,7 @@ def test_a_row_a_repetition_with_the_oracles_word(tiny):
         assert row["wire_bytes"] > 1e6 and row["total_s"] > 0 and row["ram_identical"] is True
         assert len(row["downtime_ms"]) == 1
         assert row["cpu_src_s"] > 0 and row["cpu_dst_s"] > 0
+    assert found["rows"][1]["gang"]["zero_pages"] > 0
     assert found["rows"][1]["store_bytes"] > 0 and found["rows"][1]["directory_bytes"] > 0
 
 

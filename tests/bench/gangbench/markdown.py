@@ -28,6 +28,10 @@ def sheets(view):
             yield tables.scaling(view, workload, view.link)
     if view.figures["floors"]:
         yield tables.floors(view)
+    for workload in view.workloads:
+        pages = tables.pages(view, workload, view.n, view.link)
+        if pages.rows:
+            yield pages
     yield tables.downtimes(view, view.link)
     memory = tables.memory(view)
     if memory.rows:

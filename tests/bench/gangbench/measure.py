@@ -11,7 +11,6 @@ import tempfile
 import time
 
 from ganglib import gang, net, oracle, vm
-from ganglib.demo import touch_memory
 from ganglib.process import BUILD, Process, wait_for
 from ganglib.qmp import QMPError
 
@@ -22,6 +21,7 @@ from .modes import MODES, prepare
 SETTLE_S = 1.0  # after the guests go on, before anything is looked at
 BEFORE_S = 2.0  # then this long, to know how fast the guests are
 TAIL_S = 1.0    # and at the destination, so that an outage has an end
+COUNTS = ("payload-bytes", "metadata-bytes", "delta-bytes", "takeovers")  # of query-gang
 BENCH_TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), ".."))
 
 
@@ -93,7 +93,7 @@ def _gang_figures(members, peak):
     ends = infos + [m.destination.cmd("query-gang") for m in members]
     counts = {}
     for key in infos[0]:
-        if key.endswith("-pages") or key in ("payload-bytes", "metadata-bytes", "takeovers"):
+        if key.endswith("-pages") or key in COUNTS:
             counts[key.replace("-", "_")] = sum(info[key] for info in infos)
     return {
         "store_bytes": max(e["store-slots-used"] for e in ends) * oracle.PAGE,
@@ -101,6 +101,7 @@ def _gang_figures(members, peak):
         "mirror_bytes": max(e.get("mirror-bytes", peak.most.get("gang-mirror", 0)) for e in infos),
         "shared_memory_bytes": dict(sorted(peak.most.items())),
         "gang": counts,
+        "compression_level": [info.get("compression-level") for info in infos],
     }
 
 
@@ -170,7 +171,6 @@ def _row(run, memory_mb, rundir, resources):
     hosts = net.Hosts(run.case.link_mbit)
     resources.append(hosts)
     members, gangds, unknown = _set_up(run, memory_mb, hosts, rundir, resources)
-    touch_memory(run.case.n * memory_mb * 3 // 2)
     client = Client(members, rundir)
     resources.append(client)
     for member in members:

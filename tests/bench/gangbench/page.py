@@ -199,7 +199,9 @@ def ablation(view):
         pair(*ladders),
         '<p>The floor is found by reading the same guests’ memory, stopped, one after the '
         "other, each free to refer to all that came before:</p>" if view.figures["floors"] else "",
-        table(tables.floors(view)))
+        table(tables.floors(view)),
+        details("How the pages travelled", *(tables.pages(view, w, view.n, view.link)
+                                             for w in view.workloads)))
 
 
 def downtime(view):

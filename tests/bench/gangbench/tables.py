@@ -202,6 +202,23 @@ def memory(view):
     return sheet
 
 
+KINDS = ("zero", "referenced", "patched", "delta", "literal", "published", "deferred")
+
+
+def pages(view, workload, n, link):
+    """How the pages of a gang travelled, as query-gang counts them."""
+    sheet = Sheet(f"{workload}: {view.guests(n)}, {link_name(link)}: thousands of pages by how they "
+                  "were sent", ["mode", *KINDS, "metadata KB"], [])
+    for mode in view.modes:
+        group = [r for r in view.rows.get(workload, mode, n, link) if r.get("gang")]
+        if group:
+            counts = [cell(r["gang"].get(f"{kind}_pages") for r in group) for kind in KINDS]
+            metadata = cell(r["gang"].get("metadata_bytes") for r in group)
+            sheet.rows.append([TITLES[mode], *(text(c, 1, 1e-3) for c in counts),
+                               text(metadata, 0, 1e-3)])
+    return sheet
+
+
 def failures(view):
     return Sheet("Runs that gave no figures", ["run", "reason"], [
         [f"{f['workload']} x{f['n']}, {link_name(f['link_mbit'])}, {f['mode']}"
