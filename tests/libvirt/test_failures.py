@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright the gang migration authors
+"""Gangs that something happens to: the domains it does not concern arrive with
+the same RAM, the others run at the source, with no parameter left behind."""
+
+import os
+import signal
+
+import pytest
+
+from ganglib.process import wait_for
+
+from virtlib.host import VirshError
+
+SLOW = 60  # Mbit/s: a gang takes some seconds
+
+
+def wait_end(process, timeout=90):
+    wait_for(lambda: not process.alive(), timeout, lambda: f"virsh: {process.output()}")
+    return process.child.returncode
+
+
+def test_a_domain_that_the_destination_refuses_stays_and_the_others_arrive(rig):
+    bad, *good = domains = rig.domains(3)
+    rig.a.stop("gangd")
+    rig.a.start_gangd("--barrier-timeout", "3")  # so long they wait for the bad one
+    other = bad.xml().replace(f"<name>{bad.name}<", "<name>occupied<")
+    rig.b.write("occupied.xml", other)
+    rig.b.virsh("define", rig.b.path("occupied.xml"))
+    sources = [domain.ram() for domain in good]
+    done = rig.migrate(domains, check=False)
+    rig.a.stop("gangd")
+    assert done.returncode == 1
+    assert f"Domain '{bad.name}' did not migrate: " in done.stderr
+    assert "occupied" in done.stderr
+    rig.arrived(good)
+    rig.check_ram(good, sources)
+    rig.go_on(good)
+    rig.check_stayed([bad])
+
+
+def test_a_domain_whose_destination_dies_stays_and_the_others_arrive(rig):
+    bad, *good = domains = rig.domains(3)
+    sources = [domain.ram() for domain in good]
+    rig.net.shape(SLOW)
+    process = rig.start_move(domains)
+    os.kill(int(rig.b.read(f"run/libvirt/qemu/{bad.name}.pid")), signal.SIGKILL)
+    assert wait_end(process) == 1
+    assert f"Domain '{bad.name}' did not migrate: " in process.output()
+    rig.arrived(good)
+    rig.check_ram(good, sources)
+    rig.go_on(good)
+    rig.check_stayed([bad])
+
+
+def test_an_interrupted_virsh_aborts_all_and_they_can_migrate_later(rig):
+    domains = rig.domains(3)
+    rig.net.shape(SLOW)
+    process = rig.start_move(domains)
+    process.kill(signal.SIGINT)
+    assert wait_end(process) == 1
+    for domain in domains:
+        assert f"Domain '{domain.name}' did not migrate: " in process.output()
+    rig.check_stayed(domains)
+    assert rig.b.domains() == {}
+    rig.net.shape(0)
+    rig.check_move(domains)
+
+
+def test_domains_that_take_too_long_are_suspended(rig):
+    domains = rig.domains(2)
+    rig.net.shape(SLOW)
+    process = rig.start_move(domains, "--timeout", "2", suspend=False)
+    wait_for(lambda: all(domain.state() == "paused" for domain in domains), 20, "the suspension")
+    rig.net.shape(0)
+    assert wait_end(process) == 0, process.output()
+    rig.arrived(domains)
+    for domain in domains:
+        domain.wait_beats(1)
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_a_restarted_libvirtd_leaves_all_at_the_source(rig, side):
+    """libvirt's own rule for a daemon that restarts during a migration."""
+    domains = rig.domains(3)
+    host = rig.a if side == "source" else rig.b
+    rig.net.shape(SLOW)
+    process = rig.start_move(domains)
+    host.stop("libvirtd", signal.SIGKILL)
+    host.start_libvirtd()
+    assert wait_end(process) == 1
+    rig.net.shape(0)
+    rig.check_stayed(domains)
+    wait_for(lambda: rig.b.domains() == {}, 30, "the destination to clean up")
+    rig.check_move(domains, gang="later")
+
+
+def test_without_a_coordinator_nothing_starts(rig):
+    domains = rig.domains(2)
+    rig.b.stop("gangd")
+    done = rig.migrate(domains, check=False)
+    assert done.returncode == 1
+    assert "gang" in done.stderr and "/run/gang/gangd.sock" in done.stderr
+    rig.check_stayed(domains)
+    assert rig.b.domains() == {}
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--tunnelled", "--p2p"], "--gang and --tunnelled are mutually exclusive"),
+    (["--postcopy"], "--gang and --postcopy are mutually exclusive"),
+    (["--dname", "x"], "--dname is for one domain"),
+    (["--xml", "x"], "--xml is for one domain"),
+    (["--with", "vm0"], "Domain 'vm0' is given twice"),
+    (["--gang-members", "1"], "A gang of 1 has no room for 2 domains"),
+    (["--with", "nobody"], "failed to get domain 'nobody'"),
+])
+def test_what_cannot_be_is_refused_before_anything_starts(rig, options, message):
+    domains = rig.domains(2)
+    before = rig.net.wire_bytes()
+    with pytest.raises(VirshError, match=message):
+        rig.migrate(domains, *options)
+    assert rig.net.wire_bytes() - before < 1e6
+    assert set(rig.a.domains().values()) == {"running"}
+
+
+def test_a_companion_that_qemu_does_not_have_is_refused_by_name(rig):
+    domain, = rig.domains(1)
+    missing = [name for name in ("policy", "dedup", "compression")
+               if f"gang-{name}" not in domain.monitor("query-migrate-parameters")]
+    for name in missing:
+        with pytest.raises(VirshError, match=f"Migration parameter 'gang-{name}' is not supported"):
+            rig.migrate([domain], f"--gang-{name}", "any")
+    with pytest.raises(VirshError, match="gang-compression"):
+        rig.migrate([domain], "--gang-compression", "nonsense")
+    rig.check_stayed([domain])

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright the gang migration authors
+"""Both hosts and the domains on them.  Booting guests takes longer than moving
+them, so one rig serves all tests: each finds its domains where the last left
+them, and gets them home first."""
+
+import os
+import shutil
+import signal
+import tempfile
+
+from ganglib import net, process
+from ganglib.process import wait_for
+from ganglib.vm import Spec
+
+from . import tls
+from .domain import RAM, Domain
+from .host import VIRSH, Host
+
+GANGD_OPTIONS = ("--barrier-timeout", "15")
+
+
+class Rig:
+    def __init__(self, rate_mbit=0):
+        process.become_subreaper()
+        self.rundir = tempfile.mkdtemp(prefix="gang-virt-")
+        self.net = net.Hosts(rate_mbit)
+        self.hosts, self.pool = [], {}
+        tls.authority(self.rundir)
+        try:
+            names = {f"host-{h.letter}": h.address for h in (self.net.a, self.net.b)}
+            for each in (self.net.a, self.net.b):
+                self.hosts.append(Host(each, self.rundir, names, GANGD_OPTIONS))
+            self.a, self.b = self.hosts
+            for host in self.hosts:
+                host.start_gangd()
+                host.start_libvirtd()
+        except BaseException:
+            self.close()
+            raise
+
+    def domains(self, count, memory_mb=192, workload="idle"):
+        """The first domains of the pool, running on A."""
+        mine = []
+        for index in range(count):
+            key = (index, memory_mb, workload)
+            mine.append(self.pool.setdefault(key, Domain(Spec(*key))))
+        self._clear(mine)
+        fresh = [domain for domain in mine if domain.host is None]
+        for domain in fresh:
+            domain.start(self.a)
+        for domain in fresh:
+            domain.wait_ready()
+        for domain in mine:
+            domain.wait_beats(1)
+        return mine
+
+    def add(self, index, memory_mb=128, **kw):
+        """One more domain, just started on A; it ends with the next domains()."""
+        domain = Domain(Spec(index, memory_mb), **kw)
+        domain.start(self.a)
+        return domain
+
+    def _clear(self, wanted):
+        """Ends what is not as a test wants to find it."""
+        for host in self.hosts:
+            for daemon in ("gangd", "libvirtd"):
+                if daemon not in host.pids or not host.alive(daemon):
+                    getattr(host, f"start_{daemon}")()
+            good = {d.name for d in wanted if d.host is host}
+            for name, state in host.domains().items():
+                if name not in good or host is self.b or state != "running":
+                    host.virsh("destroy", name)
+            for name in host.virsh("list", "--all", "--name").stdout.split():
+                if name not in good:
+                    host.virsh("undefine", name, check=False)
+            running = host.domains()
+            for domain in self.pool.values():
+                if domain.host is host and domain.name not in running:
+                    domain.host = None
+
+    def migrate(self, domains, *options, gang="web", suspend=True, check=True):
+        """virsh migrate --gang, from where they are to the other host.  suspend:
+        they stay paused there, for the oracle."""
+        here = domains[0].host
+        done = here.virsh(*self.command(domains, *options, gang=gang, suspend=suspend),
+                          check=check)
+        if done.returncode == 0:
+            self.arrived(domains)
+        return done
+
+    def command(self, domains, *options, gang="web", suspend=True):
+        first, *others = domains
+        argv = ["migrate", "--live", "--gang", gang, first.name, self.other(first.host).uri]
+        argv += ["--suspend"] if suspend else []
+        for domain in others:
+            argv += ["--with", domain.name]
+        return argv + list(options)
+
+    def virsh_argv(self, domains, *options, **kw):
+        return [VIRSH, "-q", *self.command(domains, *options, **kw)]
+
+    def arrived(self, domains):
+        for domain in domains:
+            domain.host = self.other(domain.host)
+
+    def check_move(self, domains, *options, **kw):
+        """Moves them; RAM is the same at hand-over, and the guests go on."""
+        sources = [domain.ram() for domain in domains]
+        try:
+            done = self.migrate(domains, *options, **kw)
+            self.check_ram(domains, sources)
+        finally:
+            for ram in sources:
+                ram.close()
+        self.go_on(domains)
+        return done
+
+    @staticmethod
+    def check_ram(domains, sources):
+        for domain, ram in zip(domains, sources):
+            assert domain.state() == "paused"
+            there = domain.ram()
+            try:
+                ram.check_identical(there)
+            finally:
+                there.close()
+
+    @staticmethod
+    def go_on(domains, beats=2):
+        for domain in domains:
+            domain.host.virsh("resume", domain.name)
+        for domain in domains:
+            domain.wait_beats(beats)
+
+    def start_move(self, domains, *options, **kw):
+        """virsh in the background, in the middle of the migration."""
+        here = domains[0].host
+        process = here.spawn("virsh.log", *self.virsh_argv(domains, *options, **kw))
+        for domain in domains:
+            wait_for(lambda: self.sent(domain) > 2e6 or not process.alive(), 60,
+                     f"{domain.name} to send")
+        if not process.alive():
+            raise RuntimeError(f"virsh ended too early: {process.output()}")
+        return process
+
+    def move_by_qmp(self, domains):
+        """Moves paused domains to plain QEMUs on the other host, by QMP alone;
+        the bytes on the wire.  The domains end with it."""
+        there = self.other(domains[0].host)
+        monitors, sources = [], [domain.ram() for domain in domains]
+        try:
+            for domain in domains:
+                monitors.append(domain.start_plain_destination(there))
+            before = self.net.wire_bytes()
+            for i, qmp in enumerate(monitors):
+                qmp.cmd("gang-migrate-incoming", uri=f"tcp:{there.address}:{5000 + i}",
+                        gang_id="qmp")
+            for i, domain in enumerate(domains):
+                domain.monitor("gang-migrate", uri=f"tcp:{there.address}:{5000 + i}",
+                               gang_id="qmp", gang_members=len(domains))
+            for domain in domains:
+                wait_for(lambda: domain.monitor("query-migrate")["status"] in
+                         ("completed", "failed"), 120, f"{domain.name} to arrive")
+                assert domain.monitor("query-migrate")["status"] == "completed"
+            moved = self.net.wire_bytes() - before
+            for domain, ram in zip(domains, sources):
+                copy = RAM(domain.name, there.pids[f"plain-{domain.name}"])
+                ram.check_identical(copy)
+                copy.close()
+            return moved
+        finally:
+            for qmp in monitors:
+                qmp.close()
+            for ram in sources:
+                ram.close()
+            for domain in domains:
+                there.stop(f"plain-{domain.name}", signal.SIGKILL)
+                domain.host.virsh("destroy", domain.name)
+
+    @staticmethod
+    def sent(domain):
+        return domain.monitor("query-migrate").get("ram", {}).get("transferred", 0)
+
+    @staticmethod
+    def check_stayed(domains):
+        """Runs at the source, and no parameter of the gang was left behind."""
+        for domain in domains:
+            wait_for(lambda: domain.state() == "running", 20, f"{domain.name} to run")
+            parameters = domain.monitor("query-migrate-parameters")
+            assert parameters["gang-id"] == ""
+            assert parameters["multifd-compression"] == "none"
+            domain.wait_beats(1)
+
+    def other(self, host):
+        return self.b if host is self.a else self.a
+
+    def close(self):
+        for host in self.hosts:
+            host.close()
+        self.net.close()
+        if os.environ.get("GANG_KEEP_LOGS"):
+            print(f"logs: {self.rundir}")
+        else:
+            shutil.rmtree(self.rundir, ignore_errors=True)
