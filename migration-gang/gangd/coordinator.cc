@@ -197,8 +197,9 @@ void Coordinator::Complete(Gang *gang, uint64_t now_ms) {
 // A directory with room for all who go to the store of `member`, and for a
 // share of those who are missing.
 gang::Status Coordinator::MakeShare(const Gang &gang, const Member &member,
-                                    std::unique_ptr<Share> *share) {
+                                    std::unique_ptr<Share> *share) const {
     gang::DirectoryConfig config = member.share;
+    config.mirror_pages = limits_.mirror_bytes / gang::kPageSize;
     uint64_t pages = 0, here = 0;
     for (const auto &m : gang.members) {
         if (m->peer && m->share.store_uuid == config.store_uuid) {

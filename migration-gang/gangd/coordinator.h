@@ -28,6 +28,7 @@ inline constexpr uint64_t kMinStoreBytes =
 struct Limits {
     uint64_t store_bytes = 0;      // capacity of one gang's store
     uint64_t store_total = 0;      // capacity of all stores together
+    uint64_t mirror_bytes = 0;     // of pages an outgoing gang keeps for deltas; 0: no deltas
     uint64_t barrier_ms = 60000;   // how long members wait for each other
     uint64_t max_gangs = 64;       // of both roles together
     uint64_t max_member_pages = 0; // RAM one member may claim
@@ -121,8 +122,8 @@ class Coordinator {
     static size_t Alive(const Gang &gang);
     void Complete(Gang *gang, uint64_t now_ms);
     void Grant(Gang *gang, Member *member);
-    static gang::Status MakeShare(const Gang &gang, const Member &member,
-                                  std::unique_ptr<Share> *share);
+    gang::Status MakeShare(const Gang &gang, const Member &member,
+                           std::unique_ptr<Share> *share) const;
     gang::Status MakeStore(Gang *gang);
     void CheckStart(Gang *gang, bool timeout);
     bool Remove(Gangs *gangs, Peer *peer, const char *state, bool said);

@@ -41,6 +41,10 @@ constexpr struct {
     {"stalled-pages", Stat::kStalledPages},
     {"store-full-pages", Stat::kStoreFullPages},
     {"takeovers", Stat::kTakeovers},
+    {"patched-pages", Stat::kPatchedPages},
+    {"delta-pages", Stat::kDeltaPages},
+    {"delta-bytes", Stat::kDeltaBytes},
+    {"own-base-pages", Stat::kOwnPages},
     {"payload-bytes", Stat::kPayloadBytes},
     {"metadata-bytes", Stat::kMetadataBytes},
     {"remaining-pages", Stat::kRemainingPages},
@@ -97,6 +101,8 @@ json Coordinator::GangStatus(const Gang &gang) {
         if (share && stores.size() < kStoresOfGang) {
             stores.push_back({{"store", gang::ToHex(uuid)},
                               {"directory-bytes", share->directory->size()},
+                              {"mirror-bytes",
+                               share->directory->mirror_used() * gang::kPageSize},
                               {"entries", share->entries},
                               {"entries-used", share->directory->header().entries_used.load(
                                                    std::memory_order_relaxed)},

@@ -52,6 +52,7 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     Limits &limits = options->server.limits;
     limits.store_bytes = memory / 4;
     limits.store_total = memory / 2;
+    limits.mirror_bytes = memory / 16;
     uint64_t max_ram = 2 * memory;
     double barrier_s = 60;
     std::vector<std::string> users, groups;
@@ -75,6 +76,10 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     app.add_option("--store-total", limits.store_total,
                    "Most memory for the pages kept for all incoming gangs together\n"
                    "(default: half of the host's)")
+        ->transform(Bytes());
+    app.add_option("--mirror-size", limits.mirror_bytes,
+                   "Most memory for copies of the pages that one outgoing gang codes\n"
+                   "similar pages against; 0: it does not (default: a sixteenth of the host's)")
         ->transform(Bytes());
     app.add_option("--barrier-timeout", barrier_s,
                    "Seconds that members wait for each other before they start")

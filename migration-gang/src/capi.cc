@@ -50,6 +50,18 @@ LeaveResult ToLeave(GangResult result) {
     return LeaveResult::kFailed;
 }
 
+Dedup ToDedup(GangDedupKind dedup) {
+    switch (dedup) {
+    case GANG_SHARE_PAGES:
+        return Dedup::kPage;
+    case GANG_SHARE_BLOCKS:
+        return Dedup::kSubpage;
+    case GANG_SHARE_DELTAS:
+        break;
+    }
+    return Dedup::kDelta;
+}
+
 Decoder *ChannelOf(GangDestination *d, uint32_t channel, char **error) {
     Decoder *decoder = d->member->channel(channel);
     if (!decoder) {
@@ -71,8 +83,12 @@ GangSource *gang_source_new(const GangSourceConfig *config, char **error) {
     c.members = config->members;
     c.channels = config->channels;
     c.ram_pages = config->ram_pages;
-    c.encoder.encoding = config->compress ? PayloadEncoding::kZstd : PayloadEncoding::kRaw;
-    c.encoder.level = config->level;
+    c.encoder.encoding = config->compression == GANG_COMPRESS_NONE ? PayloadEncoding::kRaw
+                                                                   : PayloadEncoding::kZstd;
+    c.encoder.adaptive = config->compression == GANG_COMPRESS_AUTO;
+    c.encoder.level = c.encoder.adaptive ? 1 : config->level;
+    c.encoder.dedup = ToDedup(config->dedup);
+    c.cache_bytes = config->cache_bytes;
     auto source = std::make_unique<GangSource>();
     return Check(SourceMember::Create(c, &source->member), error) ? source.release() : nullptr;
 }
@@ -113,6 +129,10 @@ void gang_source_scan(GangSource *source, const uint8_t *host, const uint64_t *o
 }
 
 void gang_source_scan_done(GangSource *source) { source->member->ScanDone(); }
+
+void gang_source_set_socket(GangSource *source, uint32_t channel, int fd) {
+    source->member->SetSocket(channel, fd);
+}
 
 bool gang_source_encode(GangSource *source, uint32_t channel, const char *id, void *block,
                         const uint8_t *host, const uint64_t *offsets, size_t count,
@@ -172,6 +192,12 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
     stats->stalled_pages = get(Stat::kStalledPages);
     stats->store_full_pages = get(Stat::kStoreFullPages);
     stats->takeovers = get(Stat::kTakeovers);
+    stats->patched_pages = get(Stat::kPatchedPages);
+    stats->delta_pages = get(Stat::kDeltaPages);
+    stats->delta_bytes = get(Stat::kDeltaBytes);
+    stats->own_base_pages = get(Stat::kOwnPages);
+    stats->compression_level = static_cast<int64_t>(get(Stat::kCompressionLevel));
+    stats->mirror_bytes = d->mirror_used() * kPageSize;
     stats->payload_bytes = get(Stat::kPayloadBytes);
     stats->metadata_bytes = get(Stat::kMetadataBytes);
     stats->directory_bytes = d->size();
@@ -264,6 +290,8 @@ void gang_destination_stats(const GangDestination *destination, GangStats *stats
     stats->literal_pages = m.counters().literal;
     stats->published_pages = m.counters().published;
     stats->referenced_pages = m.counters().referenced;
+    stats->patched_pages = m.counters().patched;
+    stats->delta_pages = m.counters().delta;
     stats->payload_bytes = m.counters().payload_bytes;
     stats->metadata_bytes = m.counters().metadata_bytes;
     stats->store_slots = m.store().slots();

@@ -7,6 +7,8 @@
 
 #include <zstd.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 #include <string>
 
@@ -40,7 +42,8 @@ Status Decoder::Create(Store *store, std::unique_ptr<Decoder> *out) {
     std::unique_ptr<Decoder> d(new Decoder());
     d->store_ = store;
     d->zstd_.reset(ZSTD_createDCtx());
-    if (!d->zstd_ ||
+    d->delta_zstd_.reset(ZSTD_createDCtx());
+    if (!d->zstd_ || !d->delta_zstd_ ||
         ZSTD_isError(ZSTD_DCtx_setParameter(d->zstd_.get(), ZSTD_d_windowLogMax, kMaxWindowLog))) {
         return {Code::kExhausted, "no memory for a zstd context"};
     }
@@ -49,11 +52,19 @@ Status Decoder::Create(Store *store, std::unique_ptr<Decoder> *out) {
 }
 
 Status Decoder::ParseHeader(const uint8_t header[kPacketHeaderSize]) {
-    Status status = ParseHeader40(header, &header_);
+    Status status = ParsePacketHeader(header, &header_);
     if (status.ok() && header_.number != last_number_ + 1) {
         return Malformed("a packet is missing");
     }
     return status;
+}
+
+Status Decoder::CheckPayload(const uint8_t *compressed, size_t size) const {
+    if (store_->hasher().Check(metadata_.data(), metadata_.size(), compressed, size) !=
+        header_.check) {
+        return {Code::kCorrupt, "a gang packet was damaged on its way"};
+    }
+    return Status::Ok();
 }
 
 Status Decoder::ParseMetadata(const uint8_t *metadata, size_t size) {
@@ -61,11 +72,13 @@ Status Decoder::ParseMetadata(const uint8_t *metadata, size_t size) {
     if (size != header_.metadata_size || size == 0) {
         return Malformed("size of the page descriptions");
     }
-    // Where a compressed payload follows, Inflate() checks both together.
+    // Where something compressed follows, both are checked together when it is here.
     metadata_.assign(metadata, end);
-    if ((header_.encoding == PayloadEncoding::kRaw || !header_.payload_size) &&
-        store_->hasher().Check(metadata, size, nullptr, 0) != header_.check) {
-        return {Code::kCorrupt, "a gang packet was damaged on its way"};
+    if (header_.encoding == PayloadEncoding::kRaw ? !header_.delta_size : !header_.payload_size) {
+        Status status = CheckPayload(nullptr, 0);
+        if (!status.ok()) {
+            return status;
+        }
     }
     if (size_t n = *p++) {
         if (static_cast<size_t>(end - p) < n || memchr(p, 0, n)) {
@@ -81,17 +94,21 @@ Status Decoder::ParseMetadata(const uint8_t *metadata, size_t size) {
 
     pages_.clear();
     pages_.reserve(header_.pages);
-    full_pages_ = shared_pages_ = 0;
+    stream_size_ = block_size_ = delta_pages_ = hashed_pages_ = 0;
+    const uint64_t slots = store_->slots();
     while (p < end) {
-        uint8_t tag = *p++;
-        uint64_t run = (tag >> 3) + 1u, first, slot = 0;
-        PageKind kind = static_cast<PageKind>(tag & 7);
-        if (run == 32) {
+        const uint8_t tag = *p++;
+        uint64_t run = (tag >> 4) + 1u, first, slot = 0;
+        PageKind kind = static_cast<PageKind>(tag & 15);
+        if (run == 16) {
             uint64_t more;
             if (!GetVarint(&p, end, &more) || more > header_.pages) {
                 return Malformed("run length");
             }
-            run = more + 32;
+            run = more + 16;
+        }
+        if (kind == PageKind::kInvalid || kind > PageKind::kScattered) {
+            return Malformed("unknown kind of page");
         }
         if (run > header_.pages - pages_.size()) {
             return Malformed("more pages described than announced");
@@ -100,43 +117,78 @@ Status Decoder::ParseMetadata(const uint8_t *metadata, size_t size) {
             return Malformed("page number");
         }
         state_.next_page = first + run;
-        switch (kind) {
-        case PageKind::kZero:
-            break;
-        case PageKind::kLiteral:
-            full_pages_ += run;
-            break;
-        case PageKind::kPublished:
-        case PageKind::kReference: {
-            uint64_t *next = kind == PageKind::kPublished ? &state_.next_published
-                                                          : &state_.next_reference;
-            if (!GetGuess(&p, end, *next, &slot) || slot > store_->slots() ||
-                run > store_->slots() - slot) {
+        const bool scattered = kind == PageKind::kScattered;
+        if (IsPublished(kind) || kind == PageKind::kReference) {
+            uint64_t *next = IsPublished(kind) ? &state_.next_published : &state_.next_reference;
+            if (!GetGuess(&p, end, *next, &slot) || slot > slots || run > slots - slot) {
                 return Malformed("slot outside the store");
             }
             *next = slot + run;
-            shared_pages_ += run;
-            if (kind == PageKind::kPublished) {
-                full_pages_ += run;
-            }
-            break;
-        }
-        default:
-            return Malformed("unknown kind of page");
         }
         for (uint64_t i = 0; i < run; i++) {
-            pages_.push_back({first + i, static_cast<uint32_t>(slot + i), kind});
+            Page page = {first + i, static_cast<uint32_t>(slot + i),
+                         scattered ? PageKind::kReference : kind, 0, 0};
+            if (scattered) {
+                uint64_t one;
+                if (!GetGuess(&p, end, state_.next_reference, &one) || one >= slots) {
+                    return Malformed("slot outside the store");
+                }
+                page.slot = static_cast<uint32_t>(one);
+                state_.next_reference = one + 1;
+            } else if (IsPatched(kind) || IsDelta(kind)) {
+                Status status = ParseBase(&p, end, &page);
+                if (!status.ok()) {
+                    return status;
+                }
+            }
+            pages_.push_back(page);
+            stream_size_ += IsFull(kind) ? kPageSize : 0;
+            block_size_ += static_cast<size_t>(std::popcount(page.mask)) * kPatchBlock;
+            delta_pages_ += IsDelta(kind);
+            hashed_pages_ += IsHashed(kind);
         }
     }
     if (pages_.size() != header_.pages) {
         return Malformed("fewer pages described than announced");
     }
-    if (header_.encoding == PayloadEncoding::kRaw
-            ? header_.payload_size != full_pages_ * kPageSize
-            : (header_.payload_size != 0) != (full_pages_ != 0)) {
+    stream_size_ += block_size_;
+    const size_t stream = header_.payload_size - header_.delta_size;
+    if (header_.encoding == PayloadEncoding::kRaw ? stream != stream_size_
+                                                  : (stream != 0) != (stream_size_ != 0)) {
         return Malformed("size of the payload");
     }
+    if ((header_.delta_size != 0) != (delta_pages_ != 0)) {
+        return Malformed("size of the delta");
+    }
     host_ = nullptr;
+    delta_ = nullptr;
+    return Status::Ok();
+}
+
+// A base, and the mask of a patched page.
+Status Decoder::ParseBase(const uint8_t **in, const uint8_t *end, Page *page) {
+    uint64_t base;
+    if (!GetVarint(in, end, &base)) {
+        return Malformed("base");
+    }
+    if (base == 0) {
+        page->base = kOwnBase;
+    } else {
+        const uint64_t slot = state_.next_base + static_cast<uint64_t>(UnZigZag(base - 1));
+        if (slot >= store_->slots()) {
+            return Malformed("base outside the store");
+        }
+        page->base = static_cast<uint32_t>(slot);
+        state_.next_base = slot + 1;
+    }
+    if (IsPatched(page->kind)) {
+        if (end - *in < 8) {
+            return Malformed("mask");
+        }
+        for (int byte = 0; byte < 8; byte++) {
+            page->mask |= uint64_t{*(*in)++} << (8 * byte);
+        }
+    }
     return Status::Ok();
 }
 
@@ -154,37 +206,62 @@ Status Decoder::Bind(uint8_t *host, uint64_t length) {
 
 const std::vector<iovec> &Decoder::RawIov() {
     iov_.clear();
+    blocks_.resize(block_size_);
+    uint8_t *blocks = blocks_.data();
     for (const Page &page : pages_) {
-        if (page.kind == PageKind::kLiteral || page.kind == PageKind::kPublished) {
+        if (IsFull(page.kind)) {
             iov_.push_back({PageAt(page), kPageSize});
+        } else if (page.mask) {
+            const size_t n = static_cast<size_t>(std::popcount(page.mask)) * kPatchBlock;
+            iov_.push_back({blocks, n});
+            blocks += n;
         }
+    }
+    if (header_.delta_size) {
+        frame_.resize(header_.delta_size);
+        iov_.push_back({frame_.data(), frame_.size()});
+        delta_ = frame_.data();
     }
     return iov_;
 }
 
 Status Decoder::Inflate(const uint8_t *payload) {
-    if (!full_pages_) {
+    if (!header_.payload_size) {
         return Status::Ok();
     }
-    if (store_->hasher().Check(metadata_.data(), metadata_.size(), payload,
-                               header_.payload_size) != header_.check) {
-        return {Code::kCorrupt, "a gang packet was damaged on its way"};
+    Status status = CheckPayload(payload, header_.payload_size);
+    const size_t stream = header_.payload_size - header_.delta_size;
+    if (status.ok() && stream) {
+        status = Stream(payload, stream);
     }
-    ZSTD_inBuffer in = {payload, header_.payload_size, 0};
+    if (status.ok() && header_.delta_size) {
+        frame_.assign(payload + stream, payload + header_.payload_size);
+        delta_ = frame_.data();
+    }
+    return status;
+}
+
+Status Decoder::Stream(const uint8_t *payload, size_t size) {
+    ZSTD_inBuffer in = {payload, size, 0};
+    blocks_.resize(block_size_);
+    uint8_t *blocks = blocks_.data();
+    size_t left = 1; // 0: a frame ended, because the source changed its level
     for (const Page &page : pages_) {
-        if (page.kind != PageKind::kLiteral && page.kind != PageKind::kPublished) {
+        ZSTD_outBuffer out;
+        if (IsFull(page.kind)) {
+            out = {PageAt(page), kPageSize, 0};
+        } else if (page.mask) {
+            out = {blocks, static_cast<size_t>(std::popcount(page.mask)) * kPatchBlock, 0};
+            blocks += out.size;
+        } else {
             continue;
         }
-        ZSTD_outBuffer out = {PageAt(page), kPageSize, 0};
         while (out.pos < out.size) {
             const size_t in_before = in.pos, out_before = out.pos;
-            size_t left = ZSTD_decompressStream(zstd_.get(), &out, &in);
+            left = ZSTD_decompressStream(zstd_.get(), &out, &in);
             if (ZSTD_isError(left)) {
                 return {Code::kInvalid,
                         std::string("malformed gang packet: zstd: ") + ZSTD_getErrorName(left)};
-            }
-            if (left == 0) {
-                return Malformed("the channel's zstd frame ended");
             }
             if (in.pos == in_before && out.pos == out_before) {
                 return Malformed("the payload ends early");
@@ -195,9 +272,77 @@ Status Decoder::Inflate(const uint8_t *payload) {
     // What did would show up at the start of the next packet's pages.
     uint8_t rest;
     ZSTD_outBuffer out = {&rest, 1, 0};
-    size_t left = ZSTD_decompressStream(zstd_.get(), &out, &in);
-    if (ZSTD_isError(left) || left == 0 || out.pos != 0 || in.pos != in.size) {
+    const bool ended = left == 0;
+    left = ZSTD_decompressStream(zstd_.get(), &out, &in);
+    if (ended || ZSTD_isError(left) || left == 0 || out.pos != 0 || in.pos != in.size) {
         return Malformed("the payload goes on after its last page");
+    }
+    return Status::Ok();
+}
+
+// Patched pages: their base, and over it the blocks that differ.
+Status Decoder::Patch() {
+    const uint8_t *blocks = blocks_.data();
+    for (const Page &page : pages_) {
+        if (!IsPatched(page.kind)) {
+            continue;
+        }
+        uint8_t *at = PageAt(page);
+        if (page.base != kOwnBase) {
+            Hash hash;
+            Status status = store_->Get(page.base, at, &hash);
+            if (!status.ok()) {
+                return status;
+            }
+        }
+        for (uint64_t mask = page.mask; mask; mask &= mask - 1) {
+            const size_t block = static_cast<size_t>(std::countr_zero(mask));
+            memcpy(at + block * kPatchBlock, blocks, kPatchBlock);
+            blocks += kPatchBlock;
+        }
+    }
+    return Status::Ok();
+}
+
+// Delta pages: all bases are gathered before any of the pages is written.
+Status Decoder::Delta() {
+    prefix_.clear();
+    bases_.clear();
+    for (const Page &page : pages_) {
+        if (!IsDelta(page.kind)) {
+            continue;
+        }
+        if (page.base == kOwnBase) {
+            prefix_.insert(prefix_.end(), PageAt(page), PageAt(page) + kPageSize);
+        } else if (std::find(bases_.begin(), bases_.end(), page.base) == bases_.end()) {
+            Hash hash;
+            bases_.push_back(page.base);
+            prefix_.resize(prefix_.size() + kPageSize);
+            Status status = store_->Get(page.base, prefix_.data() + prefix_.size() - kPageSize, &hash);
+            if (!status.ok()) {
+                return status;
+            }
+        }
+    }
+    plain_.resize(delta_pages_ * kPageSize);
+    size_t n = ZSTD_DCtx_refPrefix(delta_zstd_.get(), prefix_.data(), prefix_.size());
+    if (!ZSTD_isError(n)) {
+        n = ZSTD_decompressDCtx(delta_zstd_.get(), plain_.data(), plain_.size(), delta_,
+                                header_.delta_size);
+    }
+    if (ZSTD_isError(n)) {
+        return {Code::kInvalid,
+                std::string("malformed gang packet: delta: ") + ZSTD_getErrorName(n)};
+    }
+    if (n != plain_.size()) {
+        return Malformed("the delta frame is too short");
+    }
+    const uint8_t *from = plain_.data();
+    for (const Page &page : pages_) {
+        if (IsDelta(page.kind)) {
+            memcpy(PageAt(page), from, kPageSize);
+            from += kPageSize;
+        }
     }
     return Status::Ok();
 }
@@ -219,7 +364,7 @@ Status Decoder::Publish() {
         return status;
     };
     for (const Page &page : pages_) {
-        if (page.kind == PageKind::kPublished) {
+        if (IsPublished(page.kind)) {
             if (n == Store::kMaxPut || page.slot != first + n) {
                 Status status = put();
                 if (!status.ok()) {
@@ -231,16 +376,28 @@ Status Decoder::Publish() {
             }
             data[n] = PageAt(page);
             where[n++] = shared++;
-        } else if (page.kind == PageKind::kReference) {
-            shared++;
+        } else {
+            shared += IsHashed(page.kind);
         }
     }
     return put();
 }
 
 Status Decoder::Finish() {
-    shared_.assign(shared_pages_, Hash{});
-    Status status = Publish();
+    shared_.assign(hashed_pages_, Hash{});
+    Status status;
+    if (header_.encoding == PayloadEncoding::kRaw && header_.delta_size) {
+        status = CheckPayload(delta_, header_.delta_size);
+    }
+    if (status.ok()) {
+        status = Patch();
+    }
+    if (status.ok() && delta_pages_) {
+        status = Delta();
+    }
+    if (status.ok()) {
+        status = Publish();
+    }
     size_t shared = 0;
     for (const Page &page : pages_) {
         if (!status.ok()) {
@@ -248,8 +405,10 @@ Status Decoder::Finish() {
         }
         if (page.kind == PageKind::kReference) {
             status = store_->Get(page.slot, PageAt(page), &shared_[shared]);
+        } else if (page.kind == PageKind::kPatched || page.kind == PageKind::kDelta) {
+            shared_[shared] = store_->hasher()(PageAt(page), kPageSize);
         }
-        shared += page.kind == PageKind::kReference || page.kind == PageKind::kPublished;
+        shared += IsHashed(page.kind);
     }
     if (!status.ok()) {
         return status;

@@ -26,7 +26,7 @@ namespace gang {
 // Not thread-safe: one channel thread.  A packet is taken in five steps, in
 // this order; after any error the channel is of no use any more.
 //
-//   ParseHeader    40 bytes            -> metadata_size(), payload_size()
+//   ParseHeader    the header          -> metadata_size(), payload_size()
 //   ParseMetadata  the descriptions    -> block(), pages()
 //   Bind           where block() lies  (every page is now known to be inside)
 //   RawIov + read, or Inflate          (guest memory is written)
@@ -35,8 +35,10 @@ class Decoder {
   public:
     struct Page {
         uint64_t number; // offset / kPageSize
-        uint32_t slot;
-        PageKind kind;
+        uint32_t slot; // of published and referenced pages
+        PageKind kind; // never kScattered: that is a way to describe references
+        uint32_t base; // of patched and delta pages: slot or kOwnBase
+        uint64_t mask; // of patched pages: blocks that follow
     };
 
     static Status Create(Store *store, std::unique_ptr<Decoder> *out);
@@ -57,19 +59,24 @@ class Decoder {
     // `host` is the block's memory, `length` its bytes in use.
     Status Bind(uint8_t *host, uint64_t length);
 
-    // Raw payloads: where its bytes go, in guest memory.
+    // Raw payloads: where its bytes go, most of them in guest memory.
     const std::vector<iovec> &RawIov();
     // zstd payloads: payload_size() bytes at `payload`.
     Status Inflate(const uint8_t *payload);
 
-    // Copies published pages to the store and referenced ones out of it, and
-    // checks both against the packet's digest.
+    // Makes patched and delta pages of their bases, copies published pages to the
+    // store and referenced ones out of it, and checks all against the digest.
     Status Finish();
     // To acknowledge.
     uint32_t ack_number() const { return header_.number; }
 
   private:
     Decoder() = default;
+    Status CheckPayload(const uint8_t *compressed, size_t size) const;
+    Status ParseBase(const uint8_t **in, const uint8_t *end, Page *page);
+    Status Stream(const uint8_t *payload, size_t size);
+    Status Patch();
+    Status Delta();
     Status Publish();
     uint8_t *PageAt(const Page &p) const { return host_ + p.number * kPageSize; }
 
@@ -78,17 +85,24 @@ class Decoder {
     };
 
     Store *store_ = nullptr;
-    std::unique_ptr<ZSTD_DCtx_s, DctxDeleter> zstd_;
+    std::unique_ptr<ZSTD_DCtx_s, DctxDeleter> zstd_, delta_zstd_;
     ChannelState state_;
     PacketHeader header_;
     uint32_t last_number_ = 0;
-    size_t full_pages_ = 0;   // literal and published
-    size_t shared_pages_ = 0; // published and referenced
+    size_t stream_size_ = 0;  // bytes of full pages and patched blocks
+    size_t block_size_ = 0;   // those of patched blocks
+    size_t delta_pages_ = 0;
+    size_t hashed_pages_ = 0; // that the digest covers
+    const uint8_t *delta_ = nullptr;
     uint8_t *host_ = nullptr;
     std::vector<uint8_t> metadata_;
     std::vector<Page> pages_;
     std::vector<iovec> iov_;
-    std::vector<Hash> shared_;
+    std::vector<Hash> shared_;    // of hashed pages, in order
+    std::vector<uint8_t> blocks_; // patched pages' blocks, in order
+    std::vector<uint8_t> frame_;  // the delta frame of a raw packet
+    std::vector<uint8_t> prefix_, plain_;
+    std::vector<uint32_t> bases_; // slots in prefix_
 };
 
 } // namespace gang

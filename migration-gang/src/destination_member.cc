@@ -56,14 +56,21 @@ Decoder *DestinationMember::channel(uint32_t channel) {
 }
 
 void DestinationMember::Count(const Decoder &decoder) {
-    uint64_t n[5] = {};
+    uint64_t zero = 0, literal = 0, published = 0, referenced = 0, patched = 0, delta = 0;
     for (const Decoder::Page &page : decoder.pages()) {
-        n[static_cast<size_t>(page.kind)]++;
+        zero += page.kind == PageKind::kZero;
+        literal += page.kind == PageKind::kLiteral;
+        published += IsPublished(page.kind);
+        referenced += page.kind == PageKind::kReference;
+        patched += IsPatched(page.kind);
+        delta += IsDelta(page.kind);
     }
-    counters_.zero += n[static_cast<size_t>(PageKind::kZero)];
-    counters_.literal += n[static_cast<size_t>(PageKind::kLiteral)];
-    counters_.published += n[static_cast<size_t>(PageKind::kPublished)];
-    counters_.referenced += n[static_cast<size_t>(PageKind::kReference)];
+    counters_.zero += zero;
+    counters_.literal += literal;
+    counters_.published += published;
+    counters_.referenced += referenced;
+    counters_.patched += patched;
+    counters_.delta += delta;
     counters_.payload_bytes += decoder.payload_size();
     counters_.metadata_bytes += kPacketHeaderSize + decoder.metadata_size();
 }

@@ -24,7 +24,7 @@ namespace gang {
 class DestinationMember {
   public:
     struct Counters {
-        std::atomic<uint64_t> zero{0}, literal{0}, published{0}, referenced{0};
+        std::atomic<uint64_t> zero{0}, literal{0}, published{0}, referenced{0}, patched{0}, delta{0};
         std::atomic<uint64_t> payload_bytes{0}, metadata_bytes{0};
     };
 

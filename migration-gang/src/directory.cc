@@ -35,24 +35,48 @@ uint64_t ChunksFor(const DirectoryConfig &c) {
 
 uint64_t AlignUp(uint64_t n, uint64_t a) { return (n + a - 1) / a * a; }
 
+// One word a page: two features a content, and half of a gang's contents are
+// not looked at because they are copies.  What finds no place is forgotten.
+uint64_t FeatureSetsFor(uint64_t pages) {
+    return std::max<uint64_t>(pages, 1024) / kFeatureWays;
+}
+
 struct Geometry {
-    uint64_t buckets, chunks, members_off, chunks_off, buckets_off, size;
+    uint64_t buckets, chunks, feature_sets;
+    uint64_t members_off, chunks_off, buckets_off, features_off, mirrored_off;
+    uint64_t size; // of the directory proper
+    uint64_t mirror_off, segment_size;
 };
 
-Geometry GeometryOf(uint64_t buckets, uint64_t chunks) {
+Geometry GeometryOf(uint64_t buckets, uint64_t chunks, uint64_t feature_sets, bool mirror) {
     Geometry g;
     g.buckets = buckets;
     g.chunks = chunks;
+    g.feature_sets = feature_sets;
     g.members_off = AlignUp(sizeof(DirectoryHeader), 64);
     g.chunks_off = g.members_off + uint64_t{kMaxMembers} * sizeof(MemberRecord);
     g.buckets_off = AlignUp(g.chunks_off + chunks * sizeof(uint32_t), 64);
-    g.size = AlignUp(g.buckets_off + buckets * sizeof(Bucket), kPageSize);
+    g.features_off = g.buckets_off + buckets * sizeof(Bucket);
+    g.mirrored_off = g.features_off + feature_sets * kFeatureWays * sizeof(FeatureWord);
+    g.size = AlignUp(g.mirrored_off + chunks * kChunkSlots * sizeof(uint32_t), kPageSize);
+    g.mirror_off = mirror ? g.size : 0;
+    g.segment_size = g.size + (mirror ? chunks * kChunkSlots * kPageSize : 0);
     return g;
 }
 
 Geometry GeometryFor(const DirectoryConfig &c) {
-    return GeometryOf(BucketsFor(c.gang_pages), ChunksFor(c));
+    return GeometryOf(BucketsFor(c.gang_pages), ChunksFor(c), FeatureSetsFor(c.gang_pages),
+                      c.mirror_pages != 0);
 }
+
+constexpr uint64_t kFeatureTag = 0xffffff00; // of a FeatureWord
+constexpr uint64_t kFeatureCount = 0xff;
+
+uint64_t TagOf(uint64_t feature) {
+    uint64_t tag = (feature << 8) & kFeatureTag;
+    return tag ? tag : uint64_t{1} << 8;
+}
+uint32_t SlotOf(FeatureWord word) { return static_cast<uint32_t>(word >> 32) - 1; }
 
 constexpr uint64_t MakeClaim(uint32_t slot, uint32_t packet) {
     return (uint64_t{slot} + 1) << 32 | packet;
@@ -75,7 +99,7 @@ Status Directory::Create(const DirectoryConfig &config, int *fd) {
     }
     Geometry g = GeometryFor(config);
     int f;
-    Status status = CreateSealedMemfd("gang-directory", g.size, &f);
+    Status status = CreateSealedMemfd("gang-directory", g.segment_size, &f);
     if (!status.ok()) {
         return status;
     }
@@ -86,7 +110,7 @@ Status Directory::Create(const DirectoryConfig &config, int *fd) {
         return Status::System("mapping a new directory", err);
     }
     auto *h = new (p) DirectoryHeader{};
-    InitSegmentHeader(&h->segment, kDirectoryMagic, sizeof(*h), g.size);
+    InitSegmentHeader(&h->segment, kDirectoryMagic, sizeof(*h), g.segment_size);
     h->store_uuid = config.store_uuid;
     h->seed = config.seed;
     h->hash_kind = static_cast<uint32_t>(config.hash_kind);
@@ -99,6 +123,11 @@ Status Directory::Create(const DirectoryConfig &config, int *fd) {
     h->members_off = g.members_off;
     h->chunks_off = g.chunks_off;
     h->buckets_off = g.buckets_off;
+    h->features_off = g.features_off;
+    h->feature_sets = g.feature_sets;
+    h->mirrored_off = g.mirrored_off;
+    h->mirror_off = g.mirror_off;
+    h->mirror_pages = config.mirror_pages;
     munmap(p, sizeof(DirectoryHeader));
     *fd = f;
     return Status::Ok();
@@ -114,12 +143,17 @@ Status Directory::Open(int fd, std::unique_ptr<Directory> *out) {
     // The geometry is copied before it is checked, and only the copy is used.
     const uint64_t size = segment.size();
     const uint64_t buckets = ReadOnce(h->buckets), chunks = ReadOnce(h->chunks);
-    const Geometry g = GeometryOf(std::min(buckets, size), std::min(chunks, size));
+    const uint64_t sets = ReadOnce(h->feature_sets), mirror_pages = ReadOnce(h->mirror_pages);
+    const Geometry g = GeometryOf(std::min(buckets, size), std::min(chunks, size),
+                                  std::min(sets, size), mirror_pages != 0);
     if (h->page_size != kPageSize || h->max_members != kMaxMembers ||
         h->max_channels != kMaxChannels || buckets == 0 || buckets != g.buckets ||
         chunks != g.chunks || chunks > UINT32_MAX / kChunkSlots ||
         h->slots != chunks * kChunkSlots || h->members_off != g.members_off ||
-        h->chunks_off != g.chunks_off || h->buckets_off != g.buckets_off || g.size != size) {
+        h->chunks_off != g.chunks_off || h->buckets_off != g.buckets_off || sets == 0 ||
+        sets != g.feature_sets || h->features_off != g.features_off ||
+        h->mirrored_off != g.mirrored_off || h->mirror_off != g.mirror_off ||
+        g.segment_size != size) {
         return {Code::kInvalid, "the directory's header makes no sense"};
     }
     if (h->hash_kind != static_cast<uint32_t>(HashKind::kXxh3_128)) {
@@ -130,12 +164,30 @@ Status Directory::Open(int fd, std::unique_ptr<Directory> *out) {
     d->members_ = reinterpret_cast<MemberRecord *>(segment.data() + g.members_off);
     d->chunk_owner_ = reinterpret_cast<std::atomic<uint32_t> *>(segment.data() + g.chunks_off);
     d->buckets_ = reinterpret_cast<Bucket *>(segment.data() + g.buckets_off);
+    d->features_ =
+        reinterpret_cast<std::atomic<FeatureWord> *>(segment.data() + g.features_off);
+    d->mirrored_ = reinterpret_cast<std::atomic<uint32_t> *>(segment.data() + g.mirrored_off);
+    d->mirror_ = mirror_pages ? segment.data() + g.mirror_off : nullptr;
     d->bucket_count_ = buckets;
     d->chunk_count_ = chunks;
+    d->feature_sets_ = sets;
+    d->mirror_off_ = g.mirror_off;
+    d->mirror_pages_ = mirror_pages;
+    d->size_ = g.size;
     d->hasher_ = Hasher(Seed(h->seed));
     d->segment_ = std::move(segment);
+    d->fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (d->fd_ < 0) {
+        return Status::System("no descriptor for the directory", errno);
+    }
     *out = std::move(d);
     return Status::Ok();
+}
+
+Directory::~Directory() {
+    if (fd_ >= 0) {
+        close(fd_);
+    }
 }
 
 Status Directory::AddMember(uint32_t pid, uint32_t *index) {
@@ -240,6 +292,10 @@ bool Directory::Owner(uint64_t claim, uint32_t *member, uint32_t *channel) const
     return (owner & kOwnerValid) && *member < kMaxMembers && *channel < kMaxChannels;
 }
 
+bool Directory::OwnerOfSlot(uint32_t slot, uint32_t *member, uint32_t *channel) const {
+    return Owner(MakeClaim(slot, 0), member, channel);
+}
+
 bool Directory::Confirmed(uint64_t claim) const {
     uint32_t member, channel;
     return Owner(claim, &member, &channel) &&
@@ -279,6 +335,12 @@ Decision Directory::Decide(const Hash &hash, uint32_t member) {
     return d;
 }
 
+void Directory::TakeBack(const Decision &decision) {
+    if (decision.entry && decision.verdict == Verdict::kLiteral) {
+        decision.entry->literal.fetch_sub(1, std::memory_order_relaxed);
+    }
+}
+
 bool Directory::Claim(Entry *entry, uint64_t expected, uint32_t slot, uint32_t packet) {
     return entry->claim.compare_exchange_strong(expected, MakeClaim(slot, packet),
                                                 std::memory_order_acq_rel);
@@ -295,6 +357,112 @@ bool Directory::TakeChunk(uint32_t member, uint32_t channel, uint32_t *first_slo
     chunk_owner_[chunk].store(kOwnerValid | member << 8 | channel, std::memory_order_release);
     *first_slot = static_cast<uint32_t>(chunk * kChunkSlots);
     return true;
+}
+
+// A feature's word is in its set, in the first place, in their order, that was
+// free when it first came.  Two features with the same tag share a word.
+std::atomic<FeatureWord> *Directory::FindFeature(uint64_t feature) const {
+    const uint64_t set =
+        static_cast<uint64_t>((static_cast<unsigned __int128>(feature) * feature_sets_) >> 64);
+    std::atomic<FeatureWord> *words = features_ + set * kFeatureWays;
+    for (uint32_t i = 0; i < kFeatureWays; i++) {
+        FeatureWord word = words[i].load(std::memory_order_relaxed);
+        if (word == 0) {
+            return &words[i];
+        }
+        if ((word & kFeatureTag) == TagOf(feature)) {
+            return &words[i];
+        }
+    }
+    return nullptr;
+}
+
+void Directory::CountFeatures(const Features &features) {
+    for (uint64_t feature : features) {
+        // Another feature may take the free place meanwhile: look again, at
+        // most once for each place.
+        for (uint32_t tries = 0; tries <= kFeatureWays; tries++) {
+            std::atomic<FeatureWord> *at = FindFeature(feature);
+            if (!at) {
+                break;
+            }
+            FeatureWord word = at->load(std::memory_order_relaxed);
+            if (word != 0 && (word & kFeatureTag) != TagOf(feature)) {
+                continue;
+            }
+            if ((word & kFeatureCount) == kFeatureCount ||
+                at->compare_exchange_strong(word, (word ? word : TagOf(feature)) + 1,
+                                            std::memory_order_relaxed)) {
+                break;
+            }
+        }
+    }
+}
+
+void Directory::Representatives(const Features &features, std::array<uint32_t, kFeatures> *slots,
+                                bool *shared) const {
+    *shared = false;
+    slots->fill(kNoSlot);
+    for (size_t i = 0; mirror_ && i < features.size(); i++) {
+        const std::atomic<FeatureWord> *at = FindFeature(features[i]);
+        const FeatureWord word = at ? at->load(std::memory_order_acquire) : 0;
+        if ((word & kFeatureTag) != TagOf(features[i])) {
+            continue;
+        }
+        if (word >> 32 && slot_state(SlotOf(word)) != SlotState::kUnknown) {
+            (*slots)[i] = SlotOf(word);
+        } else if ((word & kFeatureCount) >= 2) {
+            *shared = true;
+        }
+    }
+}
+
+void Directory::Represent(const Features &features, uint32_t slot) {
+    for (uint64_t feature : features) {
+        std::atomic<FeatureWord> *at = FindFeature(feature);
+        FeatureWord word = at ? at->load(std::memory_order_acquire) : 0;
+        if ((word & kFeatureTag) == TagOf(feature) && (word & kFeatureCount) >= 2 &&
+            (word >> 32 == 0 || slot_state(SlotOf(word)) == SlotState::kUnknown)) {
+            at->compare_exchange_strong(word, (word & UINT32_MAX) | (uint64_t{slot} + 1) << 32,
+                                        std::memory_order_acq_rel);
+        }
+    }
+}
+
+SlotState Directory::slot_state(uint32_t slot) const {
+    uint32_t member, channel;
+    if (!mirror_ || !OwnerOfSlot(slot, &member, &channel)) {
+        return SlotState::kUnknown;
+    }
+    const uint32_t packet = mirrored_[slot].load(std::memory_order_acquire);
+    // As in Decide(): the state is read before the acknowledgement.
+    const bool alive = member_state(member) == MemberState::kAlive;
+    if (packet == 0) {
+        return SlotState::kUnknown;
+    }
+    if (members_[member].acked[channel].load(std::memory_order_acquire) >= packet) {
+        return SlotState::kConfirmed;
+    }
+    return alive ? SlotState::kInFlight : SlotState::kUnknown;
+}
+
+bool Directory::Mirror(uint32_t slot, const uint8_t *page, uint32_t packet) {
+    if (!mirror_ || slot >= slots() || mirror_used() >= mirror_pages_ ||
+        header_->mirror_used.fetch_add(1, std::memory_order_relaxed) >= mirror_pages_) {
+        return false;
+    }
+    // Not through the mapping: a page fault costs more, and a host without
+    // memory shows as an error, not as a signal.
+    if (pwrite(fd_, page, kPageSize, static_cast<off_t>(mirror_off_ + uint64_t{slot} * kPageSize)) !=
+        static_cast<ssize_t>(kPageSize)) {
+        return false;
+    }
+    mirrored_[slot].store(packet, std::memory_order_release);
+    return true;
+}
+
+uint64_t Directory::mirror_used() const {
+    return std::min(header_->mirror_used.load(std::memory_order_relaxed), mirror_pages_);
 }
 
 uint64_t Directory::slots_taken() const {

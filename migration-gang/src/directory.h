@@ -8,9 +8,11 @@
 #ifndef GANG_DIRECTORY_H
 #define GANG_DIRECTORY_H
 
+#include <array>
 #include <cstdint>
 #include <memory>
 
+#include "page_features.h"
 #include "hash.h"
 #include "layout.h"
 #include "segment.h"
@@ -24,6 +26,14 @@ struct DirectoryConfig {
     HashKind hash_kind = HashKind::kXxh3_128;
     uint64_t gang_pages = 0;  // RAM pages of all members together
     uint64_t store_slots = 0; // capacity of the store at the destination
+    uint64_t mirror_pages = 0; // most pages the mirror may hold; 0: no mirror
+};
+
+// What is known of a slot that might serve as the base of a delta.
+enum class SlotState {
+    kUnknown,   // nobody alive is about to fill it
+    kInFlight,  // its owner is alive and has not been acknowledged
+    kConfirmed, // in the store, and its bytes are in the mirror
 };
 
 // What to do with a page, decided by Directory::Decide().
@@ -46,13 +56,14 @@ struct Decision {
 // hash never changes once complete.
 class Directory {
   public:
-    // Bytes the segment for this configuration takes; at most 1.5 % of the
-    // gang's RAM for gangs of 64 MiB and more (invariant 8).
+    // Bytes the directory for this configuration takes, without the mirror; at
+    // most 1.5 % of the gang's RAM for gangs of 64 MiB and more (invariant 8).
     static uint64_t SizeFor(const DirectoryConfig &config);
     // Creates the sealed memfd; the caller owns *fd.
     static Status Create(const DirectoryConfig &config, int *fd);
     // Maps and checks; `fd` stays the caller's.
     static Status Open(int fd, std::unique_ptr<Directory> *out);
+    ~Directory();
 
     // --- gangd: members
     // Takes a free member record; kExhausted when kMaxMembers have joined.
@@ -68,6 +79,8 @@ class Directory {
     // Counts one more occurrence of `hash`.  Returns true when the content was
     // known already.  A full directory counts nothing and returns false.
     bool Count(const Hash &hash);
+    // Counts a content's features; once for each content.
+    void CountFeatures(const Features &features);
 
     // --- send
     // Brings the cache line that Decide(hash) will read closer.
@@ -75,6 +88,8 @@ class Directory {
     // The verdict for a page with this content, seen by `member`.  Notes a
     // literal in the entry, so that the second one of its kind is published.
     Decision Decide(const Hash &hash, uint32_t member);
+    // The page was not sent after all: its literal does not count.
+    void TakeBack(const Decision &decision);
     // Claims `entry` for `slot` (from TakeChunk by this member and channel),
     // which travels in packet number `packet` (>= 1).  `expected` is
     // Decision::claim.  False: somebody else was faster; do not publish.
@@ -87,6 +102,27 @@ class Directory {
     // Takes kChunkSlots consecutive slots for (member, channel); false: full.
     bool TakeChunk(uint32_t member, uint32_t channel, uint32_t *first_slot);
 
+    // --- similar pages
+    // The slots of the pages that stand for these features, kNoSlot where none
+    // does.  *shared: some other content has one of the features too, so that
+    // this page may stand for it.
+    static constexpr uint32_t kNoSlot = UINT32_MAX;
+    void Representatives(const Features &features, std::array<uint32_t, kFeatures> *slots,
+                         bool *shared) const;
+    // Makes `slot`, which is mirrored, stand for those of the features that are
+    // shared and have no page that is or will be in the store.
+    void Represent(const Features &features, uint32_t slot);
+    SlotState slot_state(uint32_t slot) const;
+    // Keeps a copy of what packet `packet` (>= 1) publishes in `slot`.  False:
+    // the mirror is full.  By the slot's owner, once.
+    bool Mirror(uint32_t slot, const uint8_t *page, uint32_t packet);
+    // The bytes of a slot whose state is kConfirmed.  Written once, by a member:
+    // whoever uses them has the destination check the outcome.
+    const uint8_t *mirror(uint32_t slot) const { return mirror_ + uint64_t{slot} * kPageSize; }
+    uint64_t mirror_used() const;
+    bool has_mirror() const { return mirror_ != nullptr; }
+    bool OwnerOfSlot(uint32_t slot, uint32_t *member, uint32_t *channel) const;
+
     // --- acknowledgements, by the member itself
     void SetAcked(uint32_t member, uint32_t channel, uint32_t packet);
     uint32_t acked(uint32_t member, uint32_t channel) const;
@@ -94,22 +130,31 @@ class Directory {
     const DirectoryHeader &header() const { return *header_; }
     uint64_t slots() const { return chunk_count_ * kChunkSlots; } // that can be handed out
     uint64_t slots_taken() const; // handed out so far, in whole chunks
-    uint64_t size() const { return segment_.size(); }
+    uint64_t size() const { return size_; } // bytes, without the mirror
     const Hasher &hasher() const { return hasher_; }
 
   private:
     Directory() = default;
     Entry *Find(const Hash &hash, bool insert, bool *existed);
+    std::atomic<FeatureWord> *FindFeature(uint64_t feature) const;
 
     Segment segment_;
     DirectoryHeader *header_ = nullptr;
     MemberRecord *members_ = nullptr;
     std::atomic<uint32_t> *chunk_owner_ = nullptr;
     Bucket *buckets_ = nullptr;
+    std::atomic<FeatureWord> *features_ = nullptr;
+    std::atomic<uint32_t> *mirrored_ = nullptr;
+    const uint8_t *mirror_ = nullptr; // nullptr: there is none
+    int fd_ = -1;                     // the mirror is written through it
     // Copies of the header's geometry, checked once: the header itself is
     // writable by every member and is not read again.
     uint64_t bucket_count_ = 0;
     uint64_t chunk_count_ = 0;
+    uint64_t feature_sets_ = 0;
+    uint64_t mirror_off_ = 0;
+    uint64_t mirror_pages_ = 0;
+    uint64_t size_ = 0;
     Hasher hasher_;
 };
 

@@ -1,36 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright the gang migration authors
 //
-// Decides for each page of a packet and writes the packet.
+// Decides for each page of a packet.  encoder_packet.cc writes the packet.
 
 #include "encoder.h"
 
-#include <zstd.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
+#include <ctime>
 
 namespace gang {
 
 namespace {
 
-uint8_t *PutRun(uint8_t *out, PageKind kind, size_t run) {
-    uint8_t tag = static_cast<uint8_t>(kind);
-    if (run <= 31) {
-        *out++ = static_cast<uint8_t>(tag | (run - 1) << 3);
-        return out;
-    }
-    *out++ = static_cast<uint8_t>(tag | 31 << 3);
-    return PutVarint(out, run - 32);
+static_assert(kFeatureBlock == kPatchBlock); // EqualBlocks() makes the mask
+// From so many equal blocks on a patch is as small as a delta, and cheaper.
+constexpr size_t kPatchAlways = 56;
+// Without deltas, a patch pays from here on.
+constexpr size_t kPatchAtLeast = 16;
+// A last version that has less in common with the page is of no use.
+constexpr size_t kOwnAtLeast = 4;
+
+uint64_t Now(clockid_t clock) {
+    timespec t;
+    clock_gettime(clock, &t);
+    return static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
 }
 
-// Prediction, then zigzag of what it missed by.
-uint8_t *PutGuess(uint8_t *out, uint64_t value, uint64_t guess) {
-    return PutVarint(out, ZigZag(static_cast<int64_t>(value - guess)));
+LinkTimes LinkTimesOf(int socket) {
+    tcp_info info = {};
+    socklen_t size = sizeof(info);
+    LinkTimes times;
+    if (socket >= 0 && getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+        size >= offsetof(tcp_info, tcpi_sndbuf_limited)) {
+        times = {true, info.tcpi_busy_time, info.tcpi_rwnd_limited};
+    }
+    return times;
 }
 
 } // namespace
-
-void Encoder::CctxDeleter::operator()(ZSTD_CCtx_s *c) const { ZSTD_freeCCtx(c); }
 
 Encoder::~Encoder() = default;
 
@@ -44,11 +56,11 @@ Status Encoder::Create(Directory *directory, StallWatch *stalls, uint32_t member
     e->options_ = options;
     e->hasher_ = directory ? directory->hasher() : Hasher(options.seed);
     e->header_.resize(kPacketHeaderSize + kMaxMetadata);
-    if (options.encoding == PayloadEncoding::kZstd) {
-        e->zstd_.reset(ZSTD_createCCtx());
-        if (!e->zstd_ || ZSTD_isError(ZSTD_CCtx_setParameter(
-                             e->zstd_.get(), ZSTD_c_compressionLevel, options.level))) {
-            return {Code::kInvalid, "zstd does not know level " + std::to_string(options.level)};
+    if (options.encoding == PayloadEncoding::kZstd || options.dedup == Dedup::kDelta) {
+        Status status = Compressor::Create(
+            options.encoding == PayloadEncoding::kZstd ? options.level : 1, &e->zstd_);
+        if (!status.ok()) {
+            return status;
         }
     }
     *out = std::move(e);
@@ -68,136 +80,203 @@ bool Encoder::NextSlot(uint32_t *slot) {
     return true;
 }
 
-// Invariant 3: the staging copy is what travels and what the hash is of.
-bool Encoder::Publish(Page *page, const Decision &decision, size_t *staged) {
+// Invariant 3: the copy is what travels and what the hash is of.  False: the
+// guest wrote the page since it was hashed; it is dirty again, and a literal do.
+bool Encoder::Stage(Page *page) {
+    if (!page->staged) {
+        uint8_t *copy = staging_.data() + staged_ * kPageSize;
+        memcpy(copy, page->data, kPageSize);
+        if (hasher_(copy, kPageSize) != page->hash) {
+            return false;
+        }
+        staged_++;
+        page->data = copy;
+        page->staged = true;
+    }
+    return true;
+}
+
+bool Encoder::Publish(Page *page, const Decision &decision) {
     uint32_t slot;
     if (!NextSlot(&slot)) {
         directory_->AddStat(member_, Stat::kStoreFullPages, 1);
         return false;
     }
-    uint8_t *copy = staging_.data() + *staged * kPageSize;
-    memcpy(copy, page->data, kPageSize);
-    if (hasher_(copy, kPageSize) != page->hash) {
-        return false; // written since it was hashed: dirty again, so literal will do
-    }
-    if (!directory_->Claim(decision.entry, decision.claim, slot, packet_number_ + 1)) {
-        return false; // somebody else published it just now
+    if (!Stage(page) || !directory_->Claim(decision.entry, decision.claim, slot, packet_number_ + 1)) {
+        return false; // written, or somebody else published it just now
     }
     if (decision.claim != 0) {
         directory_->AddStat(member_, Stat::kTakeovers, 1);
     }
     next_slot_++;
-    (*staged)++;
-    page->data = copy;
     page->slot = slot;
     page->kind = PageKind::kPublished;
     return true;
 }
 
-void Encoder::Decide(Page *page, void *block, std::vector<Deferred> *deferred, size_t *staged) {
-    page->kind = PageKind::kLiteral;
-    Decision d = directory_->Decide(page->hash, member_);
-    if (d.verdict == Verdict::kPublish && !Publish(page, d, staged)) {
-        // Lost the race for the claim: the winner's copy may serve.
-        d = directory_->Decide(page->hash, member_);
+// Whether this channel's next acknowledgement is worth waiting for.
+bool Encoder::Wait(uint32_t owner, uint32_t channel) {
+    if (stalls_) {
+        if (stalls_->Stalled(owner, channel)) {
+            directory_->AddStat(member_, Stat::kStalledPages, 1);
+            return false;
+        }
+        stalls_->Wait(owner, channel);
     }
-    if (d.verdict == Verdict::kReference) {
+    return true;
+}
+
+// Finds what the page might be coded against.  False: it is deferred, because
+// the only such page is still under way.
+bool Encoder::Resemble(Page *page, void *block, std::vector<Deferred> *deferred,
+                       Similar *similar) {
+    similar->features = FeaturesOf(page->data);
+    directory_->Representatives(similar->features, &similar->slots, &similar->shared);
+    uint32_t waits_for = Directory::kNoSlot;
+    for (uint32_t &slot : similar->slots) {
+        if (slot != Directory::kNoSlot && directory_->slot_state(slot) != SlotState::kConfirmed) {
+            waits_for = slot;
+            slot = Directory::kNoSlot;
+        }
+    }
+    for (uint32_t slot : similar->slots) {
+        if (slot != Directory::kNoSlot) {
+            return true;
+        }
+    }
+    uint32_t owner, channel;
+    if (waits_for != Directory::kNoSlot && deferred &&
+        directory_->OwnerOfSlot(waits_for, &owner, &channel) && Wait(owner, channel)) {
+        page->kind = PageKind::kInvalid;
+        deferred->push_back({block, page->number * kPageSize, nullptr, waits_for});
+        return false;
+    }
+    return true;
+}
+
+// Chooses the base that has most in common with the page, and how to use it.
+void Encoder::CodeAgainstBase(Page *page, void *block, const Similar &similar) {
+    uint8_t *own = own_.data() + owns_ * kPageSize;
+    const bool again = peers_.cache && peers_.cache->Get(block, page->number, own);
+    const bool alike =
+        std::any_of(similar.slots.begin(), similar.slots.end(), [&](uint32_t slot) {
+            return slot != Directory::kNoSlot;
+        });
+    // What is compared is the copy, which nobody writes.
+    if ((!again && !alike) || !Stage(page)) {
+        return;
+    }
+    size_t equal = 0;
+    auto consider = [&](uint32_t base, const uint8_t *data, size_t at_least) {
+        uint64_t mask;
+        const size_t n = EqualBlocks(page->data, data, &mask);
+        if (n >= at_least && (!page->base_data || n > equal)) {
+            page->base = base;
+            page->base_data = data;
+            page->mask = mask;
+            equal = n;
+        }
+    };
+    for (uint32_t slot : similar.slots) {
+        if (slot != Directory::kNoSlot) { // kConfirmed, and so for good
+            consider(slot, directory_->mirror(slot), 0);
+        }
+    }
+    if (again) {
+        consider(kOwnBase, own, kOwnAtLeast);
+    }
+    // Where the link is faster than zstd, only what costs next to nothing.
+    const bool deltas = options_.dedup == Dedup::kDelta && zstd_ &&
+                        (!options_.adaptive || options_.encoding == PayloadEncoding::kZstd);
+    if (!page->base_data || (equal < kPatchAtLeast && !deltas)) {
+        return;
+    }
+    owns_ += page->base == kOwnBase;
+    const bool published = page->kind == PageKind::kPublished;
+    if (equal >= kPatchAlways || !deltas) {
+        page->kind = published ? PageKind::kPatchedPublished : PageKind::kPatched;
+    } else {
+        page->kind = published ? PageKind::kDeltaPublished : PageKind::kDelta;
+    }
+}
+
+void Encoder::Decide(Page *page, void *block, std::vector<Deferred> *deferred) {
+    Decision d = directory_->Decide(page->hash, member_);
+    Similar similar;
+    similar.slots.fill(Directory::kNoSlot);
+    const bool sharing = d.verdict == Verdict::kPublish || d.verdict == Verdict::kLiteral;
+    if (sharing && options_.dedup != Dedup::kPage && directory_->has_mirror() &&
+        !Resemble(page, block, deferred, &similar)) {
+        directory_->TakeBack(d);
+        return;
+    }
+    // A page that stands for a feature is kept in the store even if no other
+    // page is equal to it.
+    if (d.verdict == Verdict::kPublish || (similar.shared && d.entry && d.claim == 0)) {
+        if (Publish(page, d)) {
+            if (similar.shared && directory_->Mirror(page->slot, page->data, packet_number_ + 1)) {
+                directory_->Represent(similar.features, page->slot);
+            }
+        } else if (d.verdict == Verdict::kPublish) {
+            // Lost the race for the claim: the winner's copy may serve.
+            d = directory_->Decide(page->hash, member_);
+        }
+    }
+    if (page->kind == PageKind::kPublished) {
+        // as it is, or against a base
+    } else if (d.verdict == Verdict::kReference) {
         page->kind = PageKind::kReference;
         page->slot = d.slot;
+        return;
     } else if (d.verdict == Verdict::kDefer && deferred) {
         uint32_t owner, channel;
-        if (stalls_ && directory_->Owner(d.claim, &owner, &channel)) {
-            if (stalls_->Stalled(owner, channel)) {
-                directory_->AddStat(member_, Stat::kStalledPages, 1);
-                return;
-            }
-            stalls_->Wait(owner, channel);
+        if (!directory_->Owner(d.claim, &owner, &channel) || !Wait(owner, channel)) {
+            return;
         }
         page->kind = PageKind::kInvalid;
-        deferred->push_back({block, page->number * kPageSize, d.entry});
+        deferred->push_back({block, page->number * kPageSize, d.entry, 0});
+        return;
+    }
+    if (options_.dedup != Dedup::kPage) {
+        CodeAgainstBase(page, block, similar);
     }
 }
 
-// The page descriptions; runs of neighbours of one kind (and, where it has
-// slots, of neighbouring slots) share one.
-size_t Encoder::Describe(const char *id, size_t count, uint8_t *out) {
-    uint8_t *p = out;
-    if (strcmp(state_.block, id) == 0) {
-        *p++ = 0;
-    } else {
-        size_t n = strnlen(id, kMaxBlockId);
-        *p++ = static_cast<uint8_t>(n);
-        memcpy(p, id, n);
-        p += n;
-        memcpy(state_.block, id, n);
-        state_.block[n] = 0;
-        state_.next_page = 0;
+// What the destination has of each page from now on.
+void Encoder::Remember(void *block, size_t count, bool last_round) {
+    PageCache *cache = peers_.cache;
+    if (!cache || (cache->empty() && !resending_)) {
+        return;
     }
-    for (size_t i = 0; i < count;) {
-        const Page &first = pages_[i];
-        const bool slots = first.kind == PageKind::kPublished || first.kind == PageKind::kReference;
-        size_t run = 1;
-        while (i + run < count && pages_[i + run].kind == first.kind &&
-               pages_[i + run].number == first.number + run &&
-               (!slots || pages_[i + run].slot == first.slot + run)) {
-            run++;
+    for (size_t i = 0; i < count; i++) {
+        const Page &page = pages_[i];
+        if (page.staged && resending_ && !last_round) {
+            cache->Put(block, page.number, page.data);
+        } else {
+            cache->Drop(block, page.number);
         }
-        p = PutRun(p, first.kind, run);
-        p = PutGuess(p, first.number, state_.next_page);
-        state_.next_page = first.number + run;
-        if (slots) {
-            uint64_t *next = first.kind == PageKind::kPublished ? &state_.next_published
-                                                                : &state_.next_reference;
-            p = PutGuess(p, first.slot, *next);
-            *next = uint64_t{first.slot} + run;
-        }
-        i += run;
     }
-    return static_cast<size_t>(p - out);
 }
 
-Status Encoder::Compress(size_t count, EncodedPacket *packet) {
-    if (options_.encoding == PayloadEncoding::kRaw) {
-        for (size_t i = 0; i < count; i++) {
-            const Page &page = pages_[i];
-            if (page.kind == PageKind::kLiteral || page.kind == PageKind::kPublished) {
-                iov_.push_back({const_cast<uint8_t *>(page.data), kPageSize});
-                packet->payload_size += kPageSize;
-            }
-        }
-    } else {
-        size_t full = 0;
-        for (size_t i = 0; i < count; i++) {
-            full += pages_[i].kind == PageKind::kLiteral || pages_[i].kind == PageKind::kPublished;
-        }
-        if (full) {
-            ZSTD_outBuffer out = {compressed_.data(), compressed_.size(), 0};
-            for (size_t i = 0; i < count; i++) {
-                const Page &page = pages_[i];
-                if (page.kind != PageKind::kLiteral && page.kind != PageKind::kPublished) {
-                    continue;
-                }
-                ZSTD_inBuffer in = {page.data, kPageSize, 0};
-                ZSTD_EndDirective mode = --full ? ZSTD_e_continue : ZSTD_e_flush;
-                size_t left;
-                do {
-                    left = ZSTD_compressStream2(zstd_.get(), &out, &in, mode);
-                    if (ZSTD_isError(left)) {
-                        return {Code::kInvalid,
-                                std::string("zstd: ") + ZSTD_getErrorName(left)};
-                    }
-                    if (out.pos == out.size && (left || in.pos < in.size)) {
-                        return {Code::kExhausted, "zstd's output is larger than its bound"};
-                    }
-                } while (in.pos < in.size || (mode == ZSTD_e_flush && left));
-            }
-            iov_.push_back({compressed_.data(), out.pos});
-            packet->payload_size = out.pos;
-        }
+// Level and encoding for the next packet.
+void Encoder::Steer(const EncodedPacket &packet, uint64_t started_ns, uint64_t cpu_ns) {
+    const uint64_t now = Now(CLOCK_MONOTONIC);
+    const uint64_t worked = Now(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
+    const uint64_t waited = ended_ns_ ? started_ns - ended_ns_ : 0;
+    ended_ns_ = now;
+    if (packet.empty()) {
+        return;
     }
-    packet->payload = iov_.data();
-    packet->payload_count = iov_.size();
-    return Status::Ok();
+    policy_.Packet(worked, waited, streamed_, stream_size_,
+                   policy_.window_ends() ? LinkTimesOf(peers_.socket) : LinkTimes{});
+    const int level = policy_.level();
+    options_.encoding = level == LevelPolicy::kRaw ? PayloadEncoding::kRaw : PayloadEncoding::kZstd;
+    if (level != LevelPolicy::kRaw) {
+        zstd_->set_level(level);
+    }
+    if (directory_) {
+        directory_->SetStat(member_, Stat::kCompressionLevel, static_cast<uint64_t>(level));
+    }
 }
 
 Status Encoder::Encode(const char *id, void *block, const uint8_t *host, const uint64_t *offsets,
@@ -207,22 +286,29 @@ Status Encoder::Encode(const char *id, void *block, const uint8_t *host, const u
     if (count == 0 || count > kMaxPacketPages) {
         return {Code::kInvalid, "a packet holds 1 to " + std::to_string(kMaxPacketPages) + " pages"};
     }
+    const uint64_t started_ns = options_.adaptive ? Now(CLOCK_MONOTONIC) : 0;
+    const uint64_t cpu_ns = options_.adaptive ? Now(CLOCK_THREAD_CPUTIME_ID) : 0;
     if (pages_.size() < count) { // once: all packets of a channel have the same limit
         pages_.resize(count);
         staging_.resize(count * kPageSize);
-        if (options_.encoding == PayloadEncoding::kZstd) {
-            compressed_.resize(ZSTD_compressBound(count * kPageSize) + 512);
+        own_.resize(count * kPageSize);
+        blocks_.resize(count * kPageSize);
+        if (zstd_) {
+            compressed_.resize(Compressor::Bound(count));
         }
-        iov_.reserve(count);
+        iov_.reserve(count + 1);
         shared_.reserve(count);
     }
     iov_.clear();
     shared_.clear();
+    staged_ = owns_ = streamed_ = stream_size_ = 0;
 
     for (size_t i = 0; i < count; i++) {
         Page &page = pages_[i];
         page.data = host + offsets[i];
         page.number = offsets[i] / kPageSize;
+        page.staged = false;
+        page.base_data = nullptr;
         if (is_zero && is_zero(page.data, kPageSize)) {
             page.kind = PageKind::kZero;
             packet->zero_pages++;
@@ -235,92 +321,55 @@ Status Encoder::Encode(const char *id, void *block, const uint8_t *host, const u
         }
     }
 
-    size_t staged = 0, kept = 0;
-    size_t literal = 0, published = 0, referenced = 0;
+    size_t kept = 0;
     for (size_t i = 0; i < count; i++) {
         Page &page = pages_[i];
-        if (directory_ && page.kind == PageKind::kLiteral) {
-            Decide(&page, block, deferred, &staged);
-        }
-        switch (page.kind) {
-        case PageKind::kInvalid:
-            packet->deferred_pages++;
-            continue;
-        case PageKind::kLiteral:
-            literal++;
-            break;
-        case PageKind::kPublished:
-            published++;
-            shared_.push_back(page.hash);
-            break;
-        case PageKind::kReference:
-            referenced++;
-            shared_.push_back(page.hash);
-            break;
-        case PageKind::kZero:
-            break;
+        if (page.kind == PageKind::kLiteral) {
+            if (directory_) {
+                Decide(&page, block, deferred);
+            }
+            if (page.kind == PageKind::kInvalid) {
+                packet->deferred_pages++;
+                continue;
+            }
+            if (page.kind == PageKind::kLiteral && resending_ && peers_.cache && directory_) {
+                Stage(&page); // what the destination gets is what will be remembered
+            }
+            if (IsHashed(page.kind)) {
+                shared_.push_back(page.hash);
+            }
         }
         pages_[kept++] = page;
     }
-    packet->sent_pages = literal + published + referenced;
+    packet->sent_pages = kept - packet->zero_pages;
 
+    PacketHeader h;
     if (kept) {
-        Status status = Compress(kept, packet);
+        Status status = Payload(kept, packet, &h);
         if (!status.ok()) {
             return status;
         }
-        PacketHeader h;
         h.metadata_size =
             static_cast<uint16_t>(Describe(id, kept, header_.data() + kPacketHeaderSize));
         h.payload_size = static_cast<uint32_t>(packet->payload_size);
         h.pages = static_cast<uint16_t>(kept);
         h.encoding = options_.encoding;
         h.number = ++packet_number_;
-        h.digest =
-            shared_.empty() ? 0 : hasher_.Digest(shared_.data(), shared_.size());
-        const bool zstd = options_.encoding == PayloadEncoding::kZstd && !iov_.empty();
+        h.digest = shared_.empty() ? 0 : hasher_.Digest(shared_.data(), shared_.size());
         h.check = hasher_.Check(header_.data() + kPacketHeaderSize, h.metadata_size,
-                                zstd ? iov_[0].iov_base : nullptr, zstd ? iov_[0].iov_len : 0);
-        StoreHeader40(h, header_.data());
+                                compressed_.data(), stream_size_ + h.delta_size);
+        StorePacketHeader(h, header_.data());
         packet->header = header_.data();
         packet->header_size = kPacketHeaderSize + h.metadata_size;
+        Remember(block, kept, deferred == nullptr);
     }
-
     if (directory_) {
-        directory_->AddStat(member_, Stat::kZeroPages, packet->zero_pages);
-        directory_->AddStat(member_, Stat::kLiteralPages, literal);
-        directory_->AddStat(member_, Stat::kPublishedPages, published);
-        directory_->AddStat(member_, Stat::kReferencedPages, referenced);
-        directory_->AddStat(member_, Stat::kDeferredPages, packet->deferred_pages);
-        directory_->AddStat(member_, Stat::kPayloadBytes, packet->payload_size);
-        directory_->AddStat(member_, Stat::kMetadataBytes, packet->header_size);
+        CountPages(kept, *packet, h);
+    }
+    if (options_.adaptive) {
+        Steer(*packet, started_ns, cpu_ns);
     }
     return Status::Ok();
-}
-
-void StallWatch::Observe(uint64_t now_ms) {
-    for (uint32_t m = 0; m < kMaxMembers; m++) {
-        if (directory_->member_state(m) == MemberState::kFree) {
-            return; // records are taken in order
-        }
-        for (uint32_t c = 0; c < kMaxChannels; c++) {
-            Channel &ch = channels_[m][c];
-            uint32_t acked = directory_->acked(m, c);
-            if (acked != ch.acked) {
-                ch.acked = acked;
-                ch.watched = false;
-                ch.waited_for.store(false, std::memory_order_relaxed);
-                ch.stalled.store(false, std::memory_order_relaxed);
-            } else if (!ch.waited_for.load(std::memory_order_relaxed)) {
-                ch.watched = false;
-            } else if (!ch.watched) {
-                ch.watched = true;
-                ch.since_ms = now_ms;
-            } else if (now_ms - ch.since_ms >= limit_ms_) {
-                ch.stalled.store(true, std::memory_order_relaxed);
-            }
-        }
-    }
 }
 
 } // namespace gang

@@ -15,28 +15,30 @@
 #include <memory>
 #include <vector>
 
+#include "compressor.h"
 #include "directory.h"
+#include "page_features.h"
+#include "level_policy.h"
+#include "page_cache.h"
+#include "stall_watch.h"
 #include "status.h"
 #include "wire.h"
-
-struct ZSTD_CCtx_s;
 
 namespace gang {
 
 // True when `size` bytes at `page` are all zero.
 using IsZeroFn = bool (*)(const void *page, size_t size);
 
-struct EncoderOptions {
-    PayloadEncoding encoding = PayloadEncoding::kZstd;
-    int level = 1;
-    Seed seed{}; // of the greeting; a directory brings it along
-};
+// What is shared: whole pages; blocks of similar pages too; or also what zstd
+// finds in similar pages.
+enum class Dedup { kPage, kSubpage, kDelta };
 
-// A page that was not sent because another member has its content in flight.
-struct Deferred {
-    void *block;           // the caller's cookie for the RAMBlock
-    uint64_t offset;       // bytes
-    const Entry *entry;    // whose claim to look at again
+struct EncoderOptions {
+    PayloadEncoding encoding = PayloadEncoding::kZstd; // of full pages
+    int level = 1;                                     // of zstd
+    Seed seed{}; // of the greeting; a directory brings it along
+    Dedup dedup = Dedup::kDelta;
+    bool adaptive = false; // encoding and level follow the link: see LevelPolicy
 };
 
 // What Encode() made.  Buffers belong to the encoder and stay valid until the
@@ -53,17 +55,24 @@ struct EncodedPacket {
     bool empty() const { return header_size == 0; } // everything was deferred
 };
 
-// Tells whether a claim's owner has stopped making progress; see StallWatch.
-class StallWatch;
+// Where a channel's own last versions of pages are, and its socket; both optional.
+struct EncoderPeers {
+    PageCache *cache = nullptr;
+    int socket = -1; // not owned
+};
 
 // Not thread-safe: one channel thread.  `directory` may be null (no
-// coordinator any more): then everything is sent in full.
+// coordinator any more): then nothing is shared.
 class Encoder {
   public:
     static Status Create(Directory *directory, StallWatch *stalls, uint32_t member,
                          uint32_t channel, const EncoderOptions &options,
                          std::unique_ptr<Encoder> *out);
     ~Encoder();
+
+    void set_peers(const EncoderPeers &peers) { peers_ = peers; }
+    // From the second round on, what is sent is kept in the cache.
+    void set_resending(bool on) { resending_ = on; }
 
     // Encodes `count` (<= kMaxPacketPages) pages at `host + offsets[i]` of the
     // RAMBlock `id`.  The guest may write them meanwhile: what is published is
@@ -79,19 +88,34 @@ class Encoder {
         const uint8_t *data; // to send from: guest memory or the staging copy
         uint64_t number;     // offset / kPageSize
         uint32_t slot;
+        uint32_t base;       // of patched and delta pages: slot or kOwnBase
         PageKind kind;       // kInvalid: deferred
+        bool staged;         // data is a copy of our own
+        const uint8_t *base_data;
+        uint64_t mask;       // of patched pages: blocks that differ from the base
         Hash hash;
     };
+    // What a page might be coded against.
+    struct Similar {
+        Features features;
+        bool shared = false; // it may itself stand for one of its features
+        std::array<uint32_t, kFeatures> slots;
+    };
     Encoder() = default;
-    void Decide(Page *page, void *block, std::vector<Deferred> *deferred, size_t *staged);
-    bool Publish(Page *page, const Decision &decision, size_t *staged);
+    void Decide(Page *page, void *block, std::vector<Deferred> *deferred);
+    bool Wait(uint32_t owner, uint32_t channel);
+    bool Resemble(Page *page, void *block, std::vector<Deferred> *deferred, Similar *similar);
+    void CodeAgainstBase(Page *page, void *block, const Similar &similar);
+    bool Stage(Page *page);
+    bool Publish(Page *page, const Decision &decision);
     bool NextSlot(uint32_t *slot);
     size_t Describe(const char *id, size_t count, uint8_t *out);
-    Status Compress(size_t count, EncodedPacket *packet);
-
-    struct CctxDeleter {
-        void operator()(ZSTD_CCtx_s *c) const;
-    };
+    size_t DescribeRun(size_t first, size_t count, PageKind *kind) const;
+    Status Payload(size_t count, EncodedPacket *packet, PacketHeader *header);
+    Status Deltas(size_t count, EncodedPacket *packet, PacketHeader *header);
+    void Remember(void *block, size_t count, bool last_round);
+    void CountPages(size_t count, const EncodedPacket &packet, const PacketHeader &header);
+    void Steer(const EncodedPacket &packet, uint64_t started_ns, uint64_t cpu_ns);
 
     Directory *directory_ = nullptr;
     StallWatch *stalls_ = nullptr;
@@ -99,49 +123,27 @@ class Encoder {
     uint32_t channel_ = 0;
     EncoderOptions options_;
     Hasher hasher_;
-    std::unique_ptr<ZSTD_CCtx_s, CctxDeleter> zstd_;
+    EncoderPeers peers_;
+    bool resending_ = false;
+    std::unique_ptr<Compressor> zstd_; // nullptr: raw only and no deltas
+    LevelPolicy policy_;
+    uint64_t ended_ns_ = 0; // when the packet before was made
+    size_t streamed_ = 0, stream_size_ = 0; // of this packet: bytes in and out of zstd's stream
     ChannelState state_;
     uint32_t next_slot_ = 0; // in the chunk at hand
     uint32_t chunk_end_ = 0;
     uint32_t packet_number_ = 0; // of the last packet
     std::vector<Page> pages_;
-    std::vector<uint8_t> staging_; // copies of the pages being published
+    std::vector<uint8_t> staging_; // copies of pages: what is hashed is what travels
+    size_t staged_ = 0, owns_ = 0; // pages in staging_ and own_
     std::vector<uint8_t> header_;
     std::vector<uint8_t> compressed_;
+    std::vector<uint8_t> blocks_; // patched pages' blocks, in order
+    std::vector<uint8_t> own_;    // last versions, as far as they serve as bases
+    std::vector<uint8_t> prefix_, delta_pages_;
+    std::vector<uint32_t> bases_; // slots in prefix_
     std::vector<iovec> iov_;
     std::vector<Hash> shared_;
-};
-
-// Tells members whose acknowledgements have stopped from those that are slow:
-// a channel somebody here waits for, and that has not moved for limit_ms, is
-// stalled until it moves again; nobody waits for it then.
-// Thread-safety: Observe() by one thread, the rest by any.
-class StallWatch {
-  public:
-    StallWatch(const Directory *directory, uint64_t limit_ms)
-        : directory_(directory), limit_ms_(limit_ms) {}
-    // `now_ms`: any steady clock.
-    void Observe(uint64_t now_ms);
-    // Somebody waits for this channel.  Counts until the channel moves: whoever
-    // waits for more than its next packet says so again then.
-    void Wait(uint32_t member, uint32_t channel) {
-        channels_[member][channel].waited_for.store(true, std::memory_order_relaxed);
-    }
-    bool Stalled(uint32_t member, uint32_t channel) const {
-        return channels_[member][channel].stalled.load(std::memory_order_relaxed);
-    }
-
-  private:
-    struct Channel {
-        std::atomic<bool> waited_for{false};
-        std::atomic<bool> stalled{false};
-        bool watched = false; // waited for since since_ms, without moving
-        uint32_t acked = 0;
-        uint64_t since_ms = 0;
-    };
-    const Directory *directory_;
-    uint64_t limit_ms_;
-    Channel channels_[kMaxMembers][kMaxChannels];
 };
 
 } // namespace gang

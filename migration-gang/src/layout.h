@@ -27,9 +27,11 @@ inline constexpr uint32_t kPageSize = 4096;
 inline constexpr uint32_t kMaxMembers = 128;  // joins in one directory's life
 inline constexpr uint32_t kMaxChannels = 64;  // multifd channels of one member
 inline constexpr uint32_t kChunkSlots = 64;   // slots a channel takes at once
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 inline constexpr uint32_t kEntriesPerBucket = 2;
 inline constexpr uint32_t kMaxProbes = 8;     // buckets looked at, then "full"
+inline constexpr uint32_t kFeatures = 2;       // of a page; see page_features.h
+inline constexpr uint32_t kFeatureWays = 8;    // words of a feature's set: one cache line
 
 using Uuid = std::array<uint8_t, 16>;
 using Seed = std::array<uint8_t, 16>;
@@ -85,6 +87,11 @@ enum class Stat : uint32_t {
     kStoreFullPages,   // sent in full because no slot was free
     kDirectoryFull,    // contents that found no entry
     kTakeovers,        // claims taken over from a member that died
+    kPatchedPages,     // sent as another page's blocks and the blocks that differ
+    kDeltaPages,       // sent compressed against similar pages
+    kDeltaBytes,       // bytes of those on the wire, part of kPayloadBytes
+    kOwnPages,         // patched and delta pages whose base was their own last version
+    kCompressionLevel, // of the channel that changed it last; 0: raw
     kPayloadBytes,     // bytes of page content on the wire, after compression
     kMetadataBytes,    // bytes of headers and page descriptions on the wire
     kRemainingPages,   // dirty pages still to send, as QEMU estimates
@@ -127,6 +134,13 @@ struct alignas(64) Bucket {
 };
 static_assert(sizeof(Bucket) == 64);
 
+// A feature that pages of the gang have, and the page that stands for it:
+//   bits 63..32  slot + 1 of the published page that others are coded against; 0: none yet
+//   bits 31..8   part of the feature's hash, never 0; 0 in all of the word: free
+//   bits  7..0   distinct contents the scans found with it, at most 255
+// A hint: a lost or wrong word costs compression, nothing else.
+using FeatureWord = uint64_t;
+
 // chunk_owner word: 0 free, else 1 << 31 | member << 8 | channel.
 struct DirectoryHeader {
     SegmentHeader segment;
@@ -142,12 +156,22 @@ struct DirectoryHeader {
     uint64_t members_off;   // MemberRecord[max_members]
     uint64_t chunks_off;    // atomic<uint32_t>[chunks]
     uint64_t buckets_off;   // Bucket[buckets]
-    uint8_t reserved[64];
+    uint64_t features_off;  // atomic<FeatureWord>[feature_sets * kFeatureWays]
+    uint64_t feature_sets;
+    // The mirror: what is in some of the store's slots, for deltas.  mirrored[slot]
+    // is the number of the packet that published the slot, written once, after the
+    // page at mirror_off + slot * page_size; 0: not mirrored.  Sparse: only pages
+    // that are written take memory.
+    uint64_t mirrored_off;  // atomic<uint32_t>[chunks * kChunkSlots]
+    uint64_t mirror_off;    // page aligned; 0: there is no mirror
+    uint64_t mirror_pages;  // that may be written
+    uint8_t reserved[24];
     alignas(64) std::atomic<uint64_t> next_chunk;   // first chunk nobody has taken
     alignas(64) std::atomic<uint64_t> entries_used; // approximate, for status
+    alignas(64) std::atomic<uint64_t> mirror_used;  // pages written or about to be
 };
 static_assert(offsetof(DirectoryHeader, next_chunk) == 192);
-static_assert(sizeof(DirectoryHeader) == 320);
+static_assert(sizeof(DirectoryHeader) == 384);
 
 // ------------------------------------------------------------------- store
 

@@ -13,9 +13,10 @@ constexpr size_t kScanBatch = 64;
 } // namespace
 
 void ScanPages(Directory *directory, uint32_t member, const uint8_t *host,
-               const uint64_t *offsets, size_t count, IsZeroFn is_zero) {
+               const uint64_t *offsets, size_t count, IsZeroFn is_zero, bool features) {
     uint64_t zero = 0, scanned = 0, duplicates = 0;
     Hash hashes[kScanBatch];
+    const uint8_t *pages[kScanBatch];
     for (size_t i = 0; i < count;) {
         size_t n = 0;
         for (; i < count && n < kScanBatch; i++) {
@@ -25,10 +26,15 @@ void ScanPages(Directory *directory, uint32_t member, const uint8_t *host,
                 continue;
             }
             hashes[n] = directory->hasher()(page, kPageSize);
+            pages[n] = page;
             directory->Prefetch(hashes[n++]);
         }
         for (size_t k = 0; k < n; k++) {
-            duplicates += directory->Count(hashes[k]);
+            if (directory->Count(hashes[k])) {
+                duplicates++;
+            } else if (features) {
+                directory->CountFeatures(FeaturesOf(pages[k]));
+            }
         }
         scanned += n;
     }

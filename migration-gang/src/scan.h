@@ -15,11 +15,12 @@
 namespace gang {
 
 // Hashes `count` pages at `host + offsets[i]` into the directory and adds to
-// the member's scan counters.  The guest may write the pages meanwhile: what is
+// the member's scan counters; with `features`, counts those of contents that are
+// new too.  The guest may write the pages meanwhile: what is
 // counted is a hint, never a reason not to read a page again.  Any number of
 // threads at once.
 void ScanPages(Directory *directory, uint32_t member, const uint8_t *host,
-               const uint64_t *offsets, size_t count, IsZeroFn is_zero);
+               const uint64_t *offsets, size_t count, IsZeroFn is_zero, bool features);
 
 } // namespace gang
 

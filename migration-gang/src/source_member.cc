@@ -180,7 +180,8 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
 void SourceMember::Scan(const uint8_t *host, const uint64_t *offsets, size_t count,
                         IsZeroFn is_zero) {
     if (directory_) {
-        ScanPages(directory_.get(), grant_.index, host, offsets, count, is_zero);
+        ScanPages(directory_.get(), grant_.index, host, offsets, count, is_zero,
+                  config_.encoder.dedup != Dedup::kPage && directory_->has_mirror());
     }
 }
 
@@ -189,6 +190,12 @@ void SourceMember::ScanDone() {
     state_ = State::kBarrier;
     // A coordinator that is gone shows at the next Advance().
     (void)control_->Scanned(kSendTimeoutMs);
+}
+
+void SourceMember::SetSocket(uint32_t channel, int socket) {
+    if (channel < config_.channels) {
+        channels_[channel].socket = socket;
+    }
 }
 
 Status SourceMember::Encode(uint32_t channel, const char *id, void *block, const uint8_t *host,
@@ -207,6 +214,8 @@ Status SourceMember::Encode(uint32_t channel, const char *id, void *block, const
             return status;
         }
     }
+    c.encoder->set_peers({config_.encoder.dedup != Dedup::kPage ? &cache_ : nullptr, c.socket});
+    c.encoder->set_resending(resending_.load(std::memory_order_relaxed));
     c.fresh.clear();
     Status status =
         c.encoder->Encode(id, block, host, offsets, count, is_zero,
@@ -231,18 +240,6 @@ uint64_t SourceMember::in_flight() const {
     return packets;
 }
 
-bool SourceMember::Ready(const Deferred &page) const {
-    uint64_t claim = page.entry->claim.load(std::memory_order_acquire);
-    uint32_t member, channel;
-    if (!directory_->Owner(claim, &member, &channel) || directory_->Confirmed(claim) ||
-        directory_->member_state(member) != MemberState::kAlive ||
-        stalls_->Stalled(member, channel)) {
-        return true;
-    }
-    stalls_->Wait(member, channel); // for a later packet than the one that moved it
-    return false;
-}
-
 void SourceMember::Observe() {
     uint64_t now = NowMs();
     if (now - last_observed_ms_ >= kObserveEveryMs) {
@@ -260,7 +257,7 @@ uint64_t SourceMember::DeferredReady() {
     for (Channel &c : channels_) {
         std::lock_guard lock(c.mutex);
         for (const Deferred &page : c.deferred) {
-            ready += Ready(page);
+            ready += Decidable(*directory_, stalls_.get(), page);
         }
     }
     return ready;
@@ -280,7 +277,7 @@ uint64_t SourceMember::TakeDeferred(bool all, void (*take)(void *, void *, uint6
         std::lock_guard lock(c.mutex);
         size_t kept = 0;
         for (const Deferred &page : c.deferred) {
-            if (all || Ready(page)) {
+            if (all || Decidable(*directory_, stalls_.get(), page)) {
                 take(opaque, page.block, page.offset);
                 taken++;
             } else {
@@ -297,6 +294,7 @@ void SourceMember::SetProgress(bool switchover, uint64_t remaining_pages, uint64
     if (switchover) {
         SetPhase(Phase::kSwitchover, "switchover");
     }
+    resending_.store(round > 1, std::memory_order_relaxed);
     if (directory_) {
         Observe();
         directory_->SetStat(grant_.index, Stat::kRemainingPages, remaining_pages);

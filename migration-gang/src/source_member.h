@@ -29,6 +29,7 @@ struct SourceMemberConfig {
     uint32_t channels = 1;
     uint64_t ram_pages = 0;
     EncoderOptions encoder;
+    uint64_t cache_bytes = 0; // for pages' last versions; 0: no deltas against them
 };
 
 // The way of a member:
@@ -58,7 +59,9 @@ class SourceMember {
     // Migration thread.
     void ScanDone();
 
-    // Channel threads, one each.
+    // Channel threads, one each.  The socket, which stays the caller's, is only asked
+    // what the link does.
+    void SetSocket(uint32_t channel, int socket);
     Status Encode(uint32_t channel, const char *id, void *block, const uint8_t *host,
                   const uint64_t *offsets, size_t count, IsZeroFn is_zero, EncodedPacket *packet);
 
@@ -89,17 +92,17 @@ class SourceMember {
         std::atomic<uint32_t> acked{0};   // the return-path thread's
         std::unique_ptr<Encoder> encoder; // the channel thread's
         std::vector<Deferred> fresh;      // the channel thread's
+        int socket = -1;                  // the channel thread's
         std::mutex mutex;                 // never held over I/O or encoding
         std::vector<Deferred> deferred;   // guarded by mutex
     };
 
     explicit SourceMember(const SourceMemberConfig &config)
-        : config_(config), channels_(config.channels) {}
+        : config_(config), cache_(config.cache_bytes), channels_(config.channels) {}
     Status Join();
     Status OpenDirectory();
     void SetPhase(Phase phase, const char *name);
     void Observe();
-    bool Ready(const Deferred &page) const;
 
     const SourceMemberConfig config_;
     std::unique_ptr<ControlClient> control_; // migration thread's
@@ -116,6 +119,8 @@ class SourceMember {
     std::unique_ptr<StallWatch> stalls_;
     uint64_t last_observed_ms_ = 0;
 
+    PageCache cache_;
+    std::atomic<bool> resending_{false};
     std::vector<Channel> channels_;
     std::atomic<uint64_t> deferred_count_{0};
     std::atomic<bool> defer_{true};

@@ -43,7 +43,7 @@ bool AllZero(const uint8_t *p, size_t n) {
 
 } // namespace
 
-void StoreHeader40(const PacketHeader &h, uint8_t out[kPacketHeaderSize]) {
+void StorePacketHeader(const PacketHeader &h, uint8_t out[kPacketHeaderSize]) {
     memset(out, 0, kPacketHeaderSize);
     PutBe<uint32_t>(out, kMultifdMagic);
     PutBe<uint32_t>(out + 4, kMultifdVersion);
@@ -56,9 +56,10 @@ void StoreHeader40(const PacketHeader &h, uint8_t out[kPacketHeaderSize]) {
     PutBe<uint64_t>(out + 24, h.digest);
     PutBe<uint16_t>(out + 32, h.pages);
     PutBe<uint32_t>(out + 36, h.check);
+    PutBe<uint32_t>(out + 40, h.delta_size);
 }
 
-Status ParseHeader40(const uint8_t in[kPacketHeaderSize], PacketHeader *h) {
+Status ParsePacketHeader(const uint8_t in[kPacketHeaderSize], PacketHeader *h) {
     if (GetBe<uint32_t>(in) != kMultifdMagic || GetBe<uint32_t>(in + 4) != kMultifdVersion ||
         GetBe<uint32_t>(in + 8) != kMultifdFlagGang) {
         return {Code::kInvalid, "not a gang packet"};
@@ -73,6 +74,7 @@ Status ParseHeader40(const uint8_t in[kPacketHeaderSize], PacketHeader *h) {
     h->digest = GetBe<uint64_t>(in + 24);
     h->pages = GetBe<uint16_t>(in + 32);
     h->check = GetBe<uint32_t>(in + 36);
+    h->delta_size = GetBe<uint32_t>(in + 40);
     if (in[19] > static_cast<uint8_t>(PayloadEncoding::kZstd)) {
         return {Code::kInvalid, "gang packet with unknown payload encoding"};
     }
@@ -94,6 +96,9 @@ Status ParseHeader40(const uint8_t in[kPacketHeaderSize], PacketHeader *h) {
     if (h->payload_size > uint32_t{h->pages} * (kPageSize + kPageSize / 8) + 1024) {
         return {Code::kInvalid, "gang packet with a payload of " +
                                     std::to_string(h->payload_size) + " bytes"};
+    }
+    if (h->delta_size > h->payload_size) {
+        return {Code::kInvalid, "gang packet with a delta larger than its payload"};
     }
     return Status::Ok();
 }

@@ -21,11 +21,12 @@ inline constexpr uint32_t kMultifdMagic = 0x11223344;
 inline constexpr uint32_t kMultifdVersion = 1;
 inline constexpr uint32_t kMultifdFlagGang = 3u << 1; // in multifd's compression field
 inline constexpr size_t kMultifdHeaderSize = 12;      // magic, version, flags
-inline constexpr size_t kPacketHeaderSize = 40;       // including those 12
+inline constexpr size_t kPacketHeaderSize = 44;       // including those 12
 inline constexpr size_t kMaxPacketPages = 1024;
 inline constexpr size_t kMaxBlockId = 255;
-// A description is at most a tag, a run length and two 64-bit varints.
-inline constexpr size_t kMaxOpSize = 1 + 2 + 10 + 10;
+// A description of one page is at most a tag, a run length, three 64-bit
+// varints (page, slot, base) and a mask.
+inline constexpr size_t kMaxOpSize = 1 + 2 + 10 + 10 + 10 + 8;
 inline constexpr size_t kMaxMetadata = 1 + kMaxBlockId + kMaxPacketPages * kMaxOpSize;
 static_assert(kMaxMetadata <= UINT16_MAX);
 
@@ -35,7 +36,31 @@ enum class PageKind : uint8_t {
     kLiteral = 2,
     kPublished = 3,
     kReference = 4,
+    kPatched = 5,          // blocks that differ from a base page
+    kPatchedPublished = 6,
+    kDelta = 7,            // compressed with base pages as prefix
+    kDeltaPublished = 8,
+    kScattered = 9,        // in descriptions only: references with a slot each
 };
+
+constexpr bool IsPublished(PageKind k) {
+    return k == PageKind::kPublished || k == PageKind::kPatchedPublished ||
+           k == PageKind::kDeltaPublished;
+}
+// Travels whole, in the payload's first part.
+constexpr bool IsFull(PageKind k) { return k == PageKind::kLiteral || k == PageKind::kPublished; }
+constexpr bool IsPatched(PageKind k) {
+    return k == PageKind::kPatched || k == PageKind::kPatchedPublished;
+}
+constexpr bool IsDelta(PageKind k) {
+    return k == PageKind::kDelta || k == PageKind::kDeltaPublished;
+}
+// Is in the packet's digest.
+constexpr bool IsHashed(PageKind k) { return k >= PageKind::kPublished; }
+
+// The base of a patched or delta page: a slot, or its own content until now.
+inline constexpr uint32_t kOwnBase = UINT32_MAX;
+inline constexpr size_t kPatchBlock = 64; // bytes; a page's mask has a bit a block
 
 enum class PayloadEncoding : uint8_t {
     kRaw = 0,
@@ -49,11 +74,12 @@ struct PacketHeader {
     PayloadEncoding encoding = PayloadEncoding::kRaw;
     uint32_t number = 0; // of this channel's packets, from 1
     uint32_t check = 0;  // of page descriptions and compressed payload
-    uint64_t digest = 0; // over the hashes of published and referenced pages; 0: none
+    uint64_t digest = 0; // over the hashes of all pages but zero and literal ones; 0: none
+    uint32_t delta_size = 0; // of the payload's second part, the delta frame
 };
 
-void StoreHeader40(const PacketHeader &h, uint8_t out[kPacketHeaderSize]);
-Status ParseHeader40(const uint8_t in[kPacketHeaderSize], PacketHeader *h);
+void StorePacketHeader(const PacketHeader &h, uint8_t out[kPacketHeaderSize]);
+Status ParsePacketHeader(const uint8_t in[kPacketHeaderSize], PacketHeader *h);
 
 struct Greeting {
     uint16_t version = kWireVersion;
@@ -103,6 +129,7 @@ struct ChannelState {
     uint64_t next_page = 0;
     uint64_t next_published = 0;
     uint64_t next_reference = 0;
+    uint64_t next_base = 0;
 };
 
 } // namespace gang

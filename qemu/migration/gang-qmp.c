@@ -110,6 +110,8 @@ void migration_gang_params_query(MigrationParameters *params)
     params->gang_members = p->gang_members;
     params->has_gang_compression = true;
     params->gang_compression = p->gang_compression;
+    params->has_gang_dedup = true;
+    params->gang_dedup = p->gang_dedup;
 }
 
 void migration_gang_params_test_apply(const MigrateSetParameters *params,
@@ -126,6 +128,9 @@ void migration_gang_params_test_apply(const MigrateSetParameters *params,
     }
     if (params->has_gang_compression) {
         dest->gang_compression = params->gang_compression;
+    }
+    if (params->has_gang_dedup) {
+        dest->gang_dedup = params->gang_dedup;
     }
 }
 
@@ -146,6 +151,9 @@ void migration_gang_params_apply(const MigrateSetParameters *params)
     }
     if (params->has_gang_compression) {
         p->gang_compression = params->gang_compression;
+    }
+    if (params->has_gang_dedup) {
+        p->gang_dedup = params->gang_dedup;
     }
 }
 
@@ -333,6 +341,12 @@ GangInfo *qmp_query_gang(Error **errp)
     info->stalled_pages = stats.stalled_pages;
     info->store_full_pages = stats.store_full_pages;
     info->takeovers = stats.takeovers;
+    info->patched_pages = stats.patched_pages;
+    info->delta_pages = stats.delta_pages;
+    info->delta_bytes = stats.delta_bytes;
+    info->own_base_pages = stats.own_base_pages;
+    info->compression_level = stats.compression_level;
+    info->mirror_bytes = stats.mirror_bytes;
     info->payload_bytes = stats.payload_bytes;
     info->metadata_bytes = stats.metadata_bytes;
     info->directory_bytes = stats.directory_bytes;
@@ -358,6 +372,9 @@ void migration_gang_params_print(Monitor *mon,
     monitor_printf(mon, "%s: %s\n",
                    MigrationParameter_str(MIGRATION_PARAMETER_GANG_COMPRESSION),
                    GangCompression_str(params->gang_compression));
+    monitor_printf(mon, "%s: %s\n",
+                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_DEDUP),
+                   GangDedup_str(params->gang_dedup));
 }
 
 void hmp_gang_migrate(Monitor *mon, const QDict *qdict)
@@ -407,6 +424,8 @@ void hmp_info_gang(Monitor *mon, const QDict *qdict)
                    info->published_pages);
     monitor_printf(mon, "referenced: %" PRIu64 " pages\n",
                    info->referenced_pages);
+    monitor_printf(mon, "patched: %" PRIu64 " pages\n", info->patched_pages);
+    monitor_printf(mon, "delta: %" PRIu64 " pages\n", info->delta_pages);
     monitor_printf(mon, "payload: %" PRIu64 " bytes\n", info->payload_bytes);
     monitor_printf(mon, "metadata: %" PRIu64 " bytes\n",
                    info->metadata_bytes);

@@ -152,6 +152,34 @@ static bool gang_prepare(Error **errp)
 
 /* ---------------------------------------------------------------- source */
 
+static GangCompressionKind gang_compression(GangCompression compression)
+{
+    switch (compression) {
+    case GANG_COMPRESSION_NONE:
+        return GANG_COMPRESS_NONE;
+    case GANG_COMPRESSION_ZSTD:
+        /* Level 0 is no compression for multifd's zstd method, too */
+        return migrate_multifd_zstd_level() > 0 ? GANG_COMPRESS_ZSTD
+                                                : GANG_COMPRESS_NONE;
+    case GANG_COMPRESSION_AUTO:
+    default:
+        return GANG_COMPRESS_AUTO;
+    }
+}
+
+static GangDedupKind gang_dedup(GangDedup dedup)
+{
+    switch (dedup) {
+    case GANG_DEDUP_PAGE:
+        return GANG_SHARE_PAGES;
+    case GANG_DEDUP_SUBPAGE:
+        return GANG_SHARE_BLOCKS;
+    case GANG_DEDUP_DELTA:
+    default:
+        return GANG_SHARE_DELTAS;
+    }
+}
+
 bool migration_gang_source_prepare(Error **errp)
 {
     MigrationState *s = migrate_get_current();
@@ -180,8 +208,12 @@ bool migration_gang_source_prepare(Error **errp)
     config.channels = migrate_multifd_channels();
     config.ram_pages = ram_bytes_total() / GANG_PAGE_SIZE;
     config.level = migrate_multifd_zstd_level();
-    config.compress = s->parameters.gang_compression == GANG_COMPRESSION_ZSTD &&
-                      config.level > 0;
+    config.compression = gang_compression(s->parameters.gang_compression);
+    config.dedup = gang_dedup(s->parameters.gang_dedup);
+    /* Only while all pages, zero ones too, go through libgang */
+    if (migrate_zero_page_detection() == ZERO_PAGE_DETECTION_MULTIFD) {
+        config.cache_bytes = migrate_xbzrle_cache_size();
+    }
     gang_out.source = gang_source_new(&config, &message);
     if (!gang_out.source) {
         gang_error(errp, message);

@@ -14,6 +14,8 @@
 #include <gang/gang.h>
 #include "qemu/cutils.h"
 #include "exec/ramblock.h"
+#include "io/channel-socket.h"
+#include "io/channel-tls.h"
 #include "qapi/error.h"
 #include "migration.h"
 #include "migration-stats.h"
@@ -47,10 +49,27 @@ static bool gang_is_zero(const void *page, size_t size)
     return buffer_is_zero(page, size);
 }
 
+/* The socket below a channel, to ask what the link does; -1 for none. */
+static int multifd_gang_socket(QIOChannel *ioc)
+{
+    QIOChannelTLS *tls = (QIOChannelTLS *)
+        object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS);
+
+    if (tls) {
+        ioc = tls->master;
+    }
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_SOCKET)) {
+        return QIO_CHANNEL_SOCKET(ioc)->fd;
+    }
+    return -1;
+}
+
 static int multifd_gang_send_setup(MultiFDSendParams *p, Error **errp)
 {
-    /* One extra for header and page descriptions. */
-    p->iov = g_new0(struct iovec, multifd_ram_page_count() + 1);
+    /* Two extra: header with page descriptions, and the delta. */
+    p->iov = g_new0(struct iovec, multifd_ram_page_count() + 2);
+    gang_source_set_socket(migration_gang_source(), p->id,
+                           multifd_gang_socket(p->c));
     return 0;
 }
 

@@ -41,10 +41,10 @@ void BM_Scan(benchmark::State &state) {
     test::Gang gang(1024, static_cast<uint64_t>(state.range(0)) << 18);
     const uint32_t member = gang.AddMember();
     // The directory's own first-touch faults are not what is measured.
-    ScanPages(gang.directory.get(), member, memory.data(), offsets.data(), offsets.size(), IsZero);
+    ScanPages(gang.directory.get(), member, memory.data(), offsets.data(), offsets.size(), IsZero, true);
     for (auto _ : state) {
         ScanPages(gang.directory.get(), member, memory.data(), offsets.data(), offsets.size(),
-                  IsZero);
+                  IsZero, true);
     }
     state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(memory.bytes()));
 }

@@ -22,7 +22,7 @@ void Repair(uint8_t *header, uint32_t number) {
     PacketHeader any;
     any.number = number;
     uint8_t right[kPacketHeaderSize];
-    StoreHeader40(any, right);
+    StorePacketHeader(any, right);
     memcpy(header, right, 12);          // multifd's part
     header[18] = right[18];             // format version
     header[19] &= 1;                    // encoding
@@ -61,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         }
         PacketHeader header;
         size_t rest = 0;
-        if (ParseHeader40(packet.data(), &header).ok()) {
+        if (ParsePacketHeader(packet.data(), &header).ok()) {
             rest = std::min<size_t>(input.left(), header.metadata_size + header.payload_size);
         }
         const uint8_t *p = input.Take(rest);

@@ -30,6 +30,7 @@ test::Bytes Stream(const EncoderOptions &options, const std::vector<std::vector<
     config.seed = kSeed;
     config.gang_pages = 1024;
     config.store_slots = kSlots;
+    config.mirror_pages = kSlots;
     test::Fd fd;
     std::unique_ptr<Directory> directory;
     Check(Directory::Create(config, fd.out()).ok(), "a directory can be made");
@@ -48,6 +49,8 @@ test::Bytes Stream(const EncoderOptions &options, const std::vector<std::vector<
             Hash hash = directory->hasher()(memory.page(i), kPageSize);
             directory->Count(hash);
             directory->Count(hash);
+            directory->CountFeatures(FeaturesOf(memory.page(i)));
+            directory->CountFeatures(FeaturesOf(memory.page(i)));
         }
     };
     count(kFilled);
@@ -78,6 +81,7 @@ test::Bytes Stream(const EncoderOptions &options, const std::vector<std::vector<
               "pages can be encoded");
         test::Bytes bytes = test::Flatten(packet);
         stream.insert(stream.end(), bytes.begin(), bytes.end());
+        directory->SetAcked(member, 0, static_cast<uint32_t>(n + 1));
     }
     return stream;
 }
@@ -99,7 +103,10 @@ int main(int argc, char **argv) {
         {{100, 101, 102, 107, 0, 103}},
         {{2}, {4, 100}, {6, 0}, {8, 105}},
         {{2, 101}, {3, 4}, {0, 2, 100, 6}},
-        {{2, 0, 4, 100, 101}, {2, 4, 6, 0, 0, 107}, {102, 8, 8}}};
+        {{2, 0, 4, 100, 101}, {2, 4, 6, 0, 0, 107}, {102, 8, 8}},
+        {{2}, // then one to code others against, a patch and a delta
+         {test::SimilarContent(0, 0)},
+         {2, test::SimilarContent(0, 2), test::SimilarContent(0, 12)}}};
     for (size_t i = 0; i < streams.size(); i++) {
         for (bool repair : {false, true}) {
             std::string name = std::to_string(i) + (repair ? "-repaired" : "");

@@ -67,7 +67,8 @@ class Source {
         for (size_t i = 0; i < kVmPages; i++) {
             offsets[i] = i * kPageSize;
         }
-        ScanPages(directory_.get(), member_, vm_->source[0], offsets, kVmPages, test::IsZero);
+        ScanPages(directory_.get(), member_, vm_->source[0], offsets, kVmPages, test::IsZero,
+                  true);
 
         vm_->cpu = Cpu::kRuns;
         for (int round = 0; round < 2 || !vm_->finish; round++) {
@@ -184,12 +185,7 @@ class Source {
 
     void TakeDeferred(bool all) {
         std::erase_if(deferred_, [&](const Deferred &page) {
-            uint64_t claim = page.entry->claim;
-            uint32_t owner, channel;
-            bool ready = all || !directory_->Owner(claim, &owner, &channel) ||
-                         directory_->Confirmed(claim) ||
-                         directory_->member_state(owner) != MemberState::kAlive ||
-                         stalls_->Stalled(owner, channel);
+            bool ready = all || Decidable(*directory_, stalls_.get(), page);
             if (ready) {
                 size_t number = page.offset / kPageSize;
                 vm_->dirty[number / 64].fetch_or(uint64_t{1} << number % 64);

@@ -32,7 +32,7 @@ void Migrate(Gang *gang, StallWatch *stalls, uint64_t seed, std::atomic<uint64_t
         }
         std::vector<uint64_t> offsets = vm.source.offsets();
         ScanPages(gang->directory.get(), vm.member, vm.source.data(), offsets.data(),
-                  offsets.size(), IsZero);
+                  offsets.size(), IsZero, true);
         const bool dies = Below(rng, 3) == 0;
         std::vector<bool> dirty(kPages, true);
         for (int round = 0; round < 12; round++) {
@@ -170,7 +170,7 @@ TEST(Threads, ScansCountEveryPageOnce) {
     for (size_t i = 0; i < kThreads; i++) {
         threads.emplace_back([&] {
             ScanPages(gang.directory.get(), member, memory.data(), offsets.data(), offsets.size(),
-                      IsZero);
+                      IsZero, true);
         });
     }
     for (std::thread &thread : threads) {

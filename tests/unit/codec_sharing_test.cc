@@ -40,7 +40,7 @@ TEST_F(Sharing, Invariant2_ContentInFlightIsDeferredAndReferencedOnceConfirmed) 
     EXPECT_TRUE(b.packet.empty());
     EXPECT_EQ(b.packet.deferred_pages, 1u);
     ASSERT_EQ(b.deferred.size(), 1u);
-    EXPECT_EQ(b.deferred[0].block, &b);
+    EXPECT_EQ(b.deferred[0].block, b.Cookie());
     EXPECT_EQ(b.deferred[0].offset, 0u);
     EXPECT_FALSE(d_.Confirmed(b.deferred[0].entry->claim.load()));
 

@@ -50,7 +50,11 @@ TEST_F(HostileDirectory, Invariant5_AHeaderThatMakesNoSenseIsRefused) {
     const size_t fields[] = {offsetof(DirectoryHeader, buckets), offsetof(DirectoryHeader, chunks),
                              offsetof(DirectoryHeader, members_off),
                              offsetof(DirectoryHeader, chunks_off),
-                             offsetof(DirectoryHeader, buckets_off)};
+                             offsetof(DirectoryHeader, buckets_off),
+                             offsetof(DirectoryHeader, features_off),
+                             offsetof(DirectoryHeader, feature_sets),
+                             offsetof(DirectoryHeader, mirrored_off),
+                             offsetof(DirectoryHeader, mirror_off)};
     for (size_t field : fields) {
         for (uint64_t value : {UINT64_MAX, UINT64_MAX / 2, UINT64_MAX / 64, UINT64_MAX - 63, size,
                                size + 64, size * 2, uint64_t{1} << 32}) {
@@ -63,8 +67,8 @@ TEST_F(HostileDirectory, Invariant5_AHeaderThatMakesNoSenseIsRefused) {
     EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, buckets), 1), Code::kInvalid);
     EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, chunks), 17), Code::kInvalid);
     EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, slots), 2048), Code::kInvalid);
-    EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, members_off), 384), Code::kInvalid);
-    EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, members_off), 321), Code::kInvalid);
+    EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, members_off), 448), Code::kInvalid);
+    EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, members_off), 385), Code::kInvalid);
     EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, members_off), 0), Code::kInvalid);
     EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, buckets_off), 0), Code::kInvalid);
     EXPECT_EQ(OpenWith<uint64_t>(offsetof(DirectoryHeader, chunks_off), 0), Code::kInvalid);

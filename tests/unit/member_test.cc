@@ -47,7 +47,8 @@ class Vm {
         config.members = members;
         config.channels = channels;
         config.ram_pages = kPages;
-        config.compress = compress;
+        config.compression = compress ? GANG_COMPRESS_ZSTD : GANG_COMPRESS_NONE;
+        config.cache_bytes = 64 * kPageSize;
         config.level = 1;
         source = gang_source_new(&config, error.out());
         EXPECT_NE(source, nullptr) << error.text();

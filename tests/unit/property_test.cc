@@ -46,8 +46,8 @@ std::ostream &operator<<(std::ostream &out, const Step &step) {
 
 std::ostream &operator<<(std::ostream &out, const Simulation::Config &c) {
     return out << "{members " << c.members << ", pages " << c.pages << ", slots " << c.slots
-               << ", contents " << c.contents << ", zstd " << c.zstd << ", alone " << c.alone
-               << "}";
+               << ", contents " << c.contents << ", zstd " << c.zstd << ", subpage " << c.subpage
+               << ", mirror " << c.mirror_pages << ", alone " << c.alone << "}";
 }
 
 void Run(Simulation *simulation, const Step &step) {
@@ -129,6 +129,9 @@ template <> struct Arbitrary<gang::test::Simulation::Config> {
             gen::set(&Config::slots, gen::inRange<uint64_t>(1, 1024)),
             gen::set(&Config::contents, gen::inRange<uint64_t>(1, 80)),
             gen::set(&Config::zstd, gen::inRange<unsigned>(0, 64)),
+            gen::set(&Config::subpage, gen::weightedElement<unsigned>({{3, 0u}, {1, 9u}})),
+            gen::set(&Config::mirror_pages,
+                     gen::weightedElement<uint64_t>({{1, 0}, {1, 3}, {3, 1024}})),
             gen::set(&Config::alone, gen::weightedElement<unsigned>({{6, 0u}, {1, 1u}, {1, 5u}})));
     }
 };

@@ -16,7 +16,8 @@ namespace gang::reference {
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr size_t kHeader = 40;
+constexpr size_t kHeader = 44;
+constexpr size_t kBlock = 64;
 
 void Require(bool condition, const char *rule) {
     if (!condition) {
@@ -136,62 +137,112 @@ std::vector<ReferenceDecoder::Page> ReferenceDecoder::Descriptions(const Bytes &
     Require(ram_->count(block_) == 1, "the RAMBlock exists");
     const uint64_t block_pages = ram_->at(block_).size() / kPage;
 
+    auto slots_exist = [&](uint64_t slot, uint64_t count) {
+        Require(slot < store_->slot_count && count <= store_->slot_count - slot,
+                "slots are below the greeting's number");
+    };
     std::vector<Page> described;
     while (!in.AtEnd()) {
         uint8_t tag = in.Byte();
-        int kind = tag & 7;
-        Require(kind >= kZero && kind <= kReferenced, "kinds are 1 to 4");
-        uint64_t run = (tag >> 3) + 1u;
-        if (run == 32) {
+        int kind = tag % 16;
+        Require(kind >= kZero && kind <= kScattered, "kinds are 1 to 9");
+        uint64_t run = tag / 16 + 1u;
+        if (run == 16) {
             uint64_t more = in.Varint();
             Require(more <= 1024, "the runs describe exactly `pages` pages");
-            run = 32 + more;
+            run = 16 + more;
         }
         Require(run <= pages - described.size(), "the runs describe exactly `pages` pages");
         uint64_t page = in.Predicted(next_page_);
         Require(page < block_pages && run <= block_pages - page, "pages are inside the RAMBlock");
         next_page_ = page + run;
+        const bool published =
+            kind == kPublished || kind == kPatchedPublished || kind == kDeltaPublished;
         uint64_t slot = 0;
-        if (kind == kPublished || kind == kReferenced) {
-            uint64_t &next = kind == kPublished ? next_published_slot_ : next_referenced_slot_;
+        if (published || kind == kReferenced) {
+            uint64_t &next = published ? next_published_slot_ : next_referenced_slot_;
             slot = in.Predicted(next);
-            Require(slot < store_->slot_count && run <= store_->slot_count - slot,
-                    "slots are below the greeting's number");
+            slots_exist(slot, run);
             next = slot + run;
         }
         for (uint64_t i = 0; i < run; i++) {
-            described.push_back({static_cast<Kind>(kind), page + i, slot + i});
+            Page one = {static_cast<Kind>(kind), page + i, slot + i, false, 0, {}};
+            if (kind == kScattered) {
+                one.kind = kReferenced;
+                one.slot = in.Predicted(next_referenced_slot_);
+                slots_exist(one.slot, 1);
+                next_referenced_slot_ = one.slot + 1;
+            }
+            if (kind >= kPatched && kind <= kDeltaPublished) {
+                uint64_t base = in.Varint();
+                one.own = base == 0;
+                if (base > 0) {
+                    uint64_t zigzag = base - 1;
+                    one.base = zigzag % 2 == 0 ? next_base_slot_ + zigzag / 2
+                                               : next_base_slot_ - (zigzag / 2 + 1);
+                    slots_exist(one.base, 1);
+                    next_base_slot_ = one.base + 1;
+                }
+            }
+            if (kind == kPatched || kind == kPatchedPublished) {
+                for (int byte = 0; byte < 8; byte++) {
+                    uint8_t bits = in.Byte();
+                    for (int bit = 0; bit < 8; bit++) {
+                        one.mask.push_back(bits >> bit & 1);
+                    }
+                }
+            }
+            described.push_back(one);
         }
     }
     Require(described.size() == pages, "the runs describe exactly `pages` pages");
     return described;
 }
 
-Bytes ReferenceDecoder::Payload(uint8_t encoding, const Bytes &payload, size_t full_pages) {
-    const size_t size = full_pages * kPage;
-    if (full_pages == 0) {
-        Require(payload.empty(), "no page to carry: payload size 0");
+Bytes ReferenceDecoder::Stream(uint8_t encoding, const Bytes &stream, size_t size) {
+    if (size == 0) {
+        Require(stream.empty(), "nothing to carry: the stream's part is empty");
         return {};
     }
     if (encoding == 0) {
-        Require(payload.size() == size, "raw: 4096 bytes for each page");
-        return payload;
+        Require(stream.size() == size, "raw: as they are");
+        return stream;
     }
     Bytes plain(size + 1); // one more, to see when there is too much
-    ZSTD_inBuffer in = {payload.data(), payload.size(), 0};
+    ZSTD_inBuffer in = {stream.data(), stream.size(), 0};
     ZSTD_outBuffer out = {plain.data(), plain.size(), 0};
+    size_t hint = 1;
     for (;;) {
         size_t in_before = in.pos, out_before = out.pos;
-        size_t hint = ZSTD_decompressStream(inflater_->context, &out, &in);
-        Require(!ZSTD_isError(hint), "the payload is the next part of the zstd frame");
-        Require(hint != 0, "the zstd frame never ends");
+        size_t now = ZSTD_decompressStream(inflater_->context, &out, &in);
+        Require(!ZSTD_isError(now), "the payload is the next part of the zstd stream");
         if (in.pos == in_before && out.pos == out_before) {
             break;
         }
+        hint = now;
     }
-    Require(in.pos == in.size && out.pos == size, "zstd: 4096 bytes for each page");
+    Require(hint != 0, "a packet does not end at the end of a frame");
+    Require(in.pos == in.size && out.pos == size, "zstd: exactly the packet's bytes");
     plain.resize(size);
     return plain;
+}
+
+Bytes ReferenceDecoder::Delta(const Bytes &frame, const Bytes &prefix, size_t size) {
+    Bytes plain(size);
+    ZSTD_DCtx *context = ZSTD_createDCtx();
+    ZSTD_DCtx_refPrefix(context, prefix.data(), prefix.size());
+    size_t n = ZSTD_decompressDCtx(context, plain.data(), plain.size(), frame.data(), frame.size());
+    ZSTD_freeDCtx(context);
+    Require(!ZSTD_isError(n) && n == size, "the delta frame holds exactly the delta pages");
+    return plain;
+}
+
+Bytes ReferenceDecoder::FromStore(uint64_t slot, Hash128 *hash) const {
+    auto found = store_->slots.find(slot);
+    Require(found != store_->slots.end(), "a referenced slot is filled");
+    *hash = store_->HashPage(found->second.page);
+    Require(*hash == found->second.hash, "the slot hashes to what it was stored with");
+    return found->second.page;
 }
 
 uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
@@ -205,32 +256,42 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
     const uint32_t number = static_cast<uint32_t>(BigEndian(packet, 20, 4));
     const uint64_t digest = BigEndian(packet, 24, 8);
     const uint64_t pages = BigEndian(packet, 32, 2);
+    const uint64_t delta_size = BigEndian(packet, 40, 4);
     Require(metadata_size >= 2, "metadata size is at least 2");
     Require(version == 1, "format version");
     Require(encoding <= 1, "payload encoding is 0 or 1");
     Require(pages >= 1 && pages <= 1024, "1 to 1024 pages");
     Require(payload_size <= 4608 * pages + 1024, "payload size");
     Require(BigEndian(packet, 34, 2) == 0, "two bytes of the header are 0");
+    Require(delta_size <= payload_size, "the delta is a part of the payload");
     Require(packet.size() == kHeader + metadata_size + payload_size,
             "header, metadata and payload have their sizes");
 
     auto metadata = packet.begin() + kHeader;
     auto payload = metadata + static_cast<ptrdiff_t>(metadata_size);
+    auto delta = packet.end() - static_cast<ptrdiff_t>(delta_size);
     Require(store_->Check(Bytes(metadata, payload),
-                          encoding == 1 ? Bytes(payload, packet.end()) : Bytes()) ==
-                BigEndian(packet, 36, 4),
+                          encoding == 1 ? Bytes(payload, packet.end())
+                                        : Bytes(delta, packet.end())) == BigEndian(packet, 36, 4),
             "check");
     const std::vector<Page> described = Descriptions(Bytes(metadata, payload), pages);
-    size_t full = 0;
+    size_t stream_size = 0, delta_pages = 0;
     for (const Page &page : described) {
-        full += page.kind == kLiteral || page.kind == kPublished;
+        if (page.kind == kLiteral || page.kind == kPublished) {
+            stream_size += kPage;
+        }
+        stream_size +=
+            kBlock * static_cast<size_t>(std::count(page.mask.begin(), page.mask.end(), true));
+        delta_pages += page.kind == kDelta || page.kind == kDeltaPublished;
     }
+    Require((delta_pages == 0) == (delta_size == 0), "no delta page: delta size 0");
     Require(number == ++last_number_, "number of the packet in its channel, from 1");
 
     Bytes &ram = ram_->at(block_);
     auto at = [&](const Page &page) {
         return ram.begin() + static_cast<ptrdiff_t>(page.number * kPage);
     };
+    Hash128 ignored;
 
     // 1. Zero pages become zero.  Then literal and published pages get their bytes.
     for (const Page &page : described) {
@@ -238,21 +299,74 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
             std::fill_n(at(page), kPage, 0);
         }
     }
-    const Bytes plain = Payload(encoding, Bytes(payload, packet.end()), full);
+    const Bytes plain = Stream(encoding, Bytes(payload, delta), stream_size);
     auto next = plain.begin();
-    for (const Page &page : described) {
+    std::map<size_t, Bytes> blocks; // of the patched pages
+    for (size_t i = 0; i < described.size(); i++) {
+        const Page &page = described[i];
         if (page.kind == kLiteral || page.kind == kPublished) {
             std::copy_n(next, kPage, at(page));
             next += kPage;
         }
+        auto size = static_cast<ptrdiff_t>(kBlock) *
+                    std::count(page.mask.begin(), page.mask.end(), true);
+        blocks[i] = Bytes(next, next + (page.mask.empty() ? 0 : size));
+        next += page.mask.empty() ? 0 : size;
     }
 
-    // 2. First each published page is copied to its slot.  Then each referenced
+    // 2. Patched pages get the bytes of their base, then their blocks.
+    for (size_t i = 0; i < described.size(); i++) {
+        const Page &page = described[i];
+        if (page.mask.empty()) {
+            continue;
+        }
+        if (!page.own) {
+            const Bytes base = FromStore(page.base, &ignored);
+            std::copy_n(base.begin(), kPage, at(page));
+        }
+        auto block = blocks[i].begin();
+        for (size_t b = 0; b < page.mask.size(); b++) {
+            if (page.mask[b]) {
+                std::copy_n(block, kBlock, at(page) + static_cast<ptrdiff_t>(b * kBlock));
+                block += kBlock;
+            }
+        }
+    }
+
+    // 3. Delta pages: the bases, each slot once, make the prefix.
+    if (delta_pages > 0) {
+        Bytes prefix;
+        std::vector<uint64_t> seen;
+        for (const Page &page : described) {
+            if (page.kind != kDelta && page.kind != kDeltaPublished) {
+                continue;
+            }
+            Bytes base;
+            if (page.own) {
+                base = Bytes(at(page), at(page) + kPage);
+            } else if (std::find(seen.begin(), seen.end(), page.base) == seen.end()) {
+                seen.push_back(page.base);
+                base = FromStore(page.base, &ignored);
+            }
+            prefix.insert(prefix.end(), base.begin(), base.end());
+        }
+        const Bytes deltas = Delta(Bytes(delta, packet.end()), prefix, delta_pages * kPage);
+        auto from = deltas.begin();
+        for (const Page &page : described) {
+            if (page.kind == kDelta || page.kind == kDeltaPublished) {
+                std::copy_n(from, kPage, at(page));
+                from += kPage;
+            }
+        }
+    }
+
+    // 4. First each published page is copied to its slot.  Then each referenced
     // page is copied from its slot.
     std::vector<Hash128> hash_of(described.size());
     for (size_t i = 0; i < described.size(); i++) {
         const Page &page = described[i];
-        if (page.kind == kPublished) {
+        if (page.kind == kPublished || page.kind == kPatchedPublished ||
+            page.kind == kDeltaPublished) {
             Require(store_->slots.count(page.slot) == 0, "a published page's slot is empty");
             Bytes copy(at(page), at(page) + kPage);
             hash_of[i] = store_->HashPage(copy);
@@ -262,21 +376,20 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
     for (size_t i = 0; i < described.size(); i++) {
         const Page &page = described[i];
         if (page.kind == kReferenced) {
-            auto slot = store_->slots.find(page.slot);
-            Require(slot != store_->slots.end(), "a referenced page's slot is filled");
-            std::copy_n(slot->second.page.begin(), kPage, at(page));
-            hash_of[i] = store_->HashPage(slot->second.page);
-            Require(hash_of[i] == slot->second.hash, "the slot hashes to what it was stored with");
+            const Bytes copy = FromStore(page.slot, &hash_of[i]);
+            std::copy_n(copy.begin(), kPage, at(page));
+        } else if (page.kind == kPatched || page.kind == kDelta) {
+            hash_of[i] = store_->HashPage(Bytes(at(page), at(page) + kPage));
         }
     }
     std::vector<Hash128> hashes; // in the order of the descriptions
     for (size_t i = 0; i < described.size(); i++) {
-        if (described[i].kind == kPublished || described[i].kind == kReferenced) {
+        if (described[i].kind != kZero && described[i].kind != kLiteral) {
             hashes.push_back(hash_of[i]);
         }
     }
 
-    // 3. Digest.
+    // 5. Digest.
     Require(store_->Digest(hashes) == digest, "digest");
     return number;
 }

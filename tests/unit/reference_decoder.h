@@ -66,17 +66,27 @@ class ReferenceDecoder {
         kZero = 1,
         kLiteral = 2,
         kPublished = 3,
-        kReferenced = 4
+        kReferenced = 4,
+        kPatched = 5,
+        kPatchedPublished = 6,
+        kDelta = 7,
+        kDeltaPublished = 8,
+        kScattered = 9
     };
     struct Page {
         Kind kind;
         uint64_t number;
         uint64_t slot;
+        bool own; // the base is the page itself
+        uint64_t base;
+        std::vector<bool> mask;
     };
     struct Inflater;
 
     std::vector<Page> Descriptions(const Bytes &metadata, size_t pages);
-    Bytes Payload(uint8_t encoding, const Bytes &payload, size_t full_pages);
+    Bytes Stream(uint8_t encoding, const Bytes &stream, size_t size);
+    Bytes Delta(const Bytes &frame, const Bytes &prefix, size_t size);
+    Bytes FromStore(uint64_t slot, Hash128 *hash) const;
 
     ReferenceStore *store_;
     Ram *ram_;
@@ -86,6 +96,7 @@ class ReferenceDecoder {
     uint64_t next_page_ = 0;
     uint64_t next_published_slot_ = 0;
     uint64_t next_referenced_slot_ = 0;
+    uint64_t next_base_slot_ = 0;
     uint32_t last_number_ = 0;
 };
 

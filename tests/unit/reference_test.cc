@@ -45,6 +45,7 @@ struct Pair {
     }
 
     TestVm vm;
+    PageCache cache{64 * kPageSize};
     reference::Ram ram, real;
     reference::ReferenceDecoder reference;
 };
@@ -65,11 +66,14 @@ INSTANTIATE_TEST_SUITE_P(Payload, Reference,
 TEST_P(Reference, AppliesRandomPacketsOfTheRealEncoderAsTheRealDecoderDoes) {
     Rng rng(TestSeed());
     for (int gangs = 0; gangs < 8; gangs++) {
-        Gang gang(kSlots, 2048);
+        Gang gang(kSlots, 2048, kSlots);
         reference::ReferenceStore store(kSlots, gang.store->seed().data());
         std::vector<std::unique_ptr<Pair>> pairs;
         for (int i = 0; i < 3; i++) {
-            pairs.push_back(std::make_unique<Pair>(gang, &store, kPages, options()));
+            EncoderOptions with = options();
+            with.dedup = gangs % 3 == 0 ? Dedup::kSubpage : Dedup::kDelta;
+            pairs.push_back(std::make_unique<Pair>(gang, &store, kPages, with));
+            pairs.back()->vm.encoder->set_peers({&pairs.back()->cache, -1});
         }
         for (int packet = 0; packet < 120; packet++) {
             Pair &pair = *pairs[Below(rng, pairs.size())];
@@ -79,12 +83,30 @@ TEST_P(Reference, AppliesRandomPacketsOfTheRealEncoderAsTheRealDecoderDoes) {
             std::vector<size_t> pages;
             const size_t stride = 1 + Below(rng, 3) * Below(rng, 2);
             for (size_t p = Below(rng, 20); p < kPages; p += stride) {
-                FillPage(pair.vm.source.page(p), Below(rng, 3) ? p % 50 : Below(rng, 200));
+                switch (Below(rng, 4)) {
+                case 0:
+                    FillPage(pair.vm.source.page(p), Below(rng, 200));
+                    break;
+                case 1:
+                    FillPage(pair.vm.source.page(p), p % 50);
+                    break;
+                default:
+                    // Of a family that all have, or of one of its own.
+                    FillPage(pair.vm.source.page(p),
+                             SimilarContent(Below(rng, 2) ? p % 8 : 100 + pair.vm.member * 200 + p,
+                                            Below(rng, 16)));
+                }
                 pages.push_back(p);
             }
             if (Below(rng, 4) == 0) {
                 std::shuffle(pages.begin(), pages.end(), rng);
             }
+            if (packet % 7 == 0) {
+                for (size_t p : pages) { // as a scan would
+                    gang.directory->CountFeatures(FeaturesOf(pair.vm.source.page(p)));
+                }
+            }
+            pair.vm.encoder->set_resending(packet > 30);
             Bytes bytes = pair.vm.Encode(pages, Below(rng, 2));
             if (bytes.empty()) {
                 continue;
@@ -96,6 +118,15 @@ TEST_P(Reference, AppliesRandomPacketsOfTheRealEncoderAsTheRealDecoderDoes) {
                 pair.vm.Ack();
             }
         }
+        uint64_t patched = 0, delta = 0, own = 0;
+        for (const auto &pair : pairs) {
+            patched += gang.directory->stat(pair->vm.member, Stat::kPatchedPages);
+            delta += gang.directory->stat(pair->vm.member, Stat::kDeltaPages);
+            own += gang.directory->stat(pair->vm.member, Stat::kOwnPages);
+        }
+        EXPECT_GT(patched, 0u);
+        EXPECT_EQ(delta > 0, gangs % 3 != 0);
+        EXPECT_GT(own, 0u);
         EXPECT_GT(store.slots.size(), 0u);
         EXPECT_EQ(store.slots.size(), gang.store->slots_used());
     }
@@ -107,12 +138,12 @@ TEST_P(Reference, RefusesWhatTheRealDecoderRefuses) {
     Rng rng(TestSeed());
     size_t refused = 0, taken = 0;
     for (int round = 0; round < 1500; round++) {
-        Gang gang(kSlots, 2048);
+        Gang gang(kSlots, 2048, kSlots);
         reference::ReferenceStore store(kSlots, gang.store->seed().data());
         Pair publisher(gang, &store, 4, options()), pair(gang, &store, 8, options());
-        publisher.vm.Fill({1, 2, 3, 4});
+        publisher.vm.Fill({1, 2, 3, round % 3 ? SimilarContent(0, 0) : 4});
         if (round % 2) {
-            pair.vm.Fill({0, 1, 2, 9, 0, 10, 3, 11});
+            pair.vm.Fill({0, 1, 2, SimilarContent(0, 12), 0, 10, 3, SimilarContent(0, 2)});
         } else { // no digest, so that other pages of the VM may be described
             pair.vm.Fill({0, 21, 0, 22, 23, 0, 0, 24});
         }

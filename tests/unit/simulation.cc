@@ -13,18 +13,22 @@ thread_local std::function<void()> during_encode;
 } // namespace
 
 Simulation::Simulation(const Config &config)
-    : gang_(config.slots, config.members * config.pages), contents_(config.contents) {
+    : gang_(config.slots, config.members * config.pages, config.mirror_pages),
+      contents_(config.contents) {
     for (size_t i = 0; i < config.members; i++) {
         auto m = std::make_unique<Member>();
         m->alone = config.alone >> i & 1;
+        EncoderOptions options = config.zstd >> i & 1 ? kZstd : kRaw;
+        options.dedup = config.subpage >> i & 1 ? Dedup::kSubpage : Dedup::kDelta;
         m->stalls = std::make_unique<StallWatch>(gang_.directory.get(), 1000);
         m->vm = std::make_unique<TestVm>(gang_, m->alone ? nullptr : gang_.directory.get(),
-                                         config.pages, config.zstd >> i & 1 ? kZstd : kRaw,
-                                         m->stalls.get());
+                                         config.pages, options, m->stalls.get());
+        m->vm->encoder->set_peers({&m->cache, -1});
+        m->vm->encoder->set_resending(true);
         memset(m->vm->destination.data(), 0xdd, m->vm->destination.bytes());
         Rng rng(i);
         for (size_t page = 0; page < config.pages; page++) {
-            FillPage(m->vm->source.page(page), Below(rng, contents_));
+            FillPage(m->vm->source.page(page), Content(rng));
             m->dirty.insert(page);
         }
         vms_.push_back(std::move(m));
@@ -32,6 +36,12 @@ Simulation::Simulation(const Config &config)
 }
 
 Simulation::~Simulation() = default;
+
+// Half of the contents are much like others.
+uint64_t Simulation::Content(Rng &rng) const {
+    const uint64_t content = Below(rng, contents_);
+    return content % 2 ? content : content ? SimilarContent(content / 16, content % 16) : 0;
+}
 
 void Simulation::ScanAll() {
     for (auto &m : vms_) {
@@ -43,7 +53,7 @@ void Simulation::ScanAll() {
 
 void Simulation::WriteOne(Member *m, Rng &rng) {
     size_t page = Below(rng, m->vm->source.pages());
-    FillPage(m->vm->source.page(page), Below(rng, contents_));
+    FillPage(m->vm->source.page(page), Content(rng));
     m->dirty.insert(page);
 }
 
@@ -117,12 +127,7 @@ void Simulation::TakeReady(size_t member) {
     Member *m = vms_[member].get();
     std::vector<Deferred> kept;
     for (const Deferred &page : m->vm->deferred) {
-        // As SourceMember::Ready().
-        uint64_t claim = page.entry->claim.load();
-        uint32_t owner, channel;
-        if (!gang_.directory->Owner(claim, &owner, &channel) || gang_.directory->Confirmed(claim) ||
-            gang_.directory->member_state(owner) != MemberState::kAlive ||
-            m->stalls->Stalled(owner, channel)) {
+        if (Decidable(*gang_.directory, m->stalls.get(), page)) {
             m->dirty.insert(page.offset / kPageSize);
         } else {
             kept.push_back(page);

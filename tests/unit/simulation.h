@@ -25,6 +25,8 @@ class Simulation {
         uint64_t slots = 1;    // of the store
         uint64_t contents = 2; // different pages there are; few: many duplicates
         unsigned zstd = 0;     // bit m: member m compresses
+        unsigned subpage = 0;  // bit m: member m shares blocks, but no deltas
+        uint64_t mirror_pages = 0; // that pages may be coded against
         unsigned alone = 0;    // bit m: member m has no directory
     };
 
@@ -64,6 +66,7 @@ class Simulation {
     struct Member {
         std::unique_ptr<StallWatch> stalls;
         std::unique_ptr<TestVm> vm;
+        PageCache cache{16 * kPageSize}; // small: pages take each other's places
         bool alone = false;
         State state = State::kRunning;
         std::set<size_t> dirty;
@@ -71,6 +74,7 @@ class Simulation {
         std::deque<uint32_t> acks;
     };
     void WriteOne(Member *m, Rng &rng);
+    uint64_t Content(Rng &rng) const;
     static bool HookedIsZero(const void *page, size_t size);
 
     Gang gang_;

@@ -9,6 +9,7 @@
 #define GANG_TEST_VM_H
 
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,8 +45,10 @@ class TestVm {
     // What the scan does.
     void Scan() {
         for (size_t i = 0; i < source.pages(); i++) {
-            if (!IsZero(source.page(i), kPageSize)) {
-                directory_->Count(directory_->hasher()(source.page(i), kPageSize));
+            if (!IsZero(source.page(i), kPageSize) &&
+                !directory_->Count(directory_->hasher()(source.page(i), kPageSize)) &&
+                directory_->has_mirror()) {
+                directory_->CountFeatures(FeaturesOf(source.page(i)));
             }
         }
     }
@@ -55,7 +58,7 @@ class TestVm {
         for (size_t page : pages) {
             offsets.push_back(page * kPageSize);
         }
-        Must(encoder->Encode(block.c_str(), this, source.data(), offsets.data(), offsets.size(),
+        Must(encoder->Encode(block.c_str(), Cookie(), source.data(), offsets.data(), offsets.size(),
                              is_zero, defer ? &deferred : nullptr, &packet));
         return Flatten(packet);
     }
@@ -78,14 +81,17 @@ class TestVm {
         }
         return status;
     }
-    // Kinds of the packet that was delivered last, a letter a page.
+    // Kinds of the packet that was delivered last, a letter a page: zero, literal,
+    // published, reference, patched (T: and published), delta (D: and published).
     std::string Kinds() const {
         std::string kinds;
         for (const Decoder::Page &page : decoder->pages()) {
-            kinds += "?zlpr"[static_cast<size_t>(page.kind)];
+            kinds += "?zlprtTdD"[static_cast<size_t>(page.kind)];
         }
         return kinds;
     }
+    // One for each RAMBlock.
+    void *Cookie() { return &cookies_[block]; }
     bool Identical() const {
         return memcmp(source.data(), destination.data(), source.bytes()) == 0;
     }
@@ -108,6 +114,7 @@ class TestVm {
 
     Directory *directory_;
     uint32_t channel_;
+    std::map<std::string, char> cookies_;
 };
 
 } // namespace gang::test

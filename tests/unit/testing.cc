@@ -28,6 +28,15 @@ void FillPage(uint8_t *page, uint64_t content) {
     if (content == 0) {
         return;
     }
+    if (content >= kSimilar) {
+        const uint64_t variant = (content - kSimilar) % 16;
+        FillPage(page, 1000 + 2 * ((content - kSimilar) / 16) + 1);
+        Rng rng(content);
+        for (uint64_t i = 0; i < variant; i++) {
+            page[(i * 4 + rng() % 4) * 64 + rng() % 64] ^= static_cast<uint8_t>(1 + rng() % 255);
+        }
+        return;
+    }
     Rng rng(content);
     const size_t random = content % 2 ? kPageSize : kPageSize / 8;
     for (size_t i = 0; i < random; i += 8) {
@@ -77,7 +86,7 @@ void Must(const Status &status) {
 }
 } // namespace
 
-Gang::Gang(uint64_t slots, uint64_t gang_pages) {
+Gang::Gang(uint64_t slots, uint64_t gang_pages, uint64_t mirror_pages) {
     Must(Store::Create(slots, HashKind::kXxh3_128, store_fd.out()));
     Must(Store::Open(store_fd.get(), &store));
     DirectoryConfig config;
@@ -85,6 +94,7 @@ Gang::Gang(uint64_t slots, uint64_t gang_pages) {
     config.seed = store->seed();
     config.gang_pages = gang_pages;
     config.store_slots = slots;
+    config.mirror_pages = mirror_pages;
     Must(Directory::Create(config, directory_fd.out()));
     Must(Directory::Open(directory_fd.get(), &directory));
 }
@@ -112,9 +122,17 @@ void FixCheck(Bytes *packet, const Hasher &hasher) {
     const uint8_t *metadata = header + kPacketHeaderSize;
     const size_t rest = packet->size() - kPacketHeaderSize;
     const size_t metadata_size = std::min<size_t>(header[16] << 8 | header[17], rest);
-    const bool zstd = header[19] == static_cast<uint8_t>(PayloadEncoding::kZstd);
-    const uint32_t check = hasher.Check(metadata, metadata_size, metadata + metadata_size,
-                                        zstd ? rest - metadata_size : 0);
+    // All that is compressed: the whole payload, or the delta at its end.
+    size_t compressed = rest - metadata_size;
+    if (header[19] != static_cast<uint8_t>(PayloadEncoding::kZstd)) {
+        size_t delta = 0;
+        for (size_t i = 40; i < 44; i++) {
+            delta = delta << 8 | header[i];
+        }
+        compressed = std::min(compressed, delta);
+    }
+    const uint32_t check = hasher.Check(metadata, metadata_size,
+                                        packet->data() + packet->size() - compressed, compressed);
     for (size_t i = 0; i < 4; i++) {
         header[36 + i] = static_cast<uint8_t>(check >> (24 - 8 * i));
     }

@@ -33,6 +33,12 @@ inline uint64_t Below(Rng &rng, uint64_t n) {
 // Page content by number: 0 is a zero page, equal numbers are equal pages.
 // Every second content is compressible, as memory is.
 void FillPage(uint8_t *page, uint64_t content);
+// A content for FillPage() that is much like the others of its family: variants
+// 1 to 15 differ from variant 0 in so many 64-byte blocks.
+constexpr uint64_t kSimilar = uint64_t{1} << 32;
+constexpr uint64_t SimilarContent(uint64_t family, uint64_t variant) {
+    return kSimilar + family * 16 + variant;
+}
 bool IsZero(const void *page, size_t size);
 
 // Owns a descriptor.
@@ -71,7 +77,8 @@ class GuestMemory {
 
 // A store and its directory, as two coordinators would have made them.
 struct Gang {
-    Gang(uint64_t slots, uint64_t gang_pages);
+    // mirror_pages 0: no page is coded against another member's.
+    Gang(uint64_t slots, uint64_t gang_pages, uint64_t mirror_pages = 0);
     uint32_t AddMember();
 
     Fd store_fd, directory_fd;

@@ -22,6 +22,7 @@ PacketHeader SomeHeader() {
     h.number = 0x0a0b0c0d;
     h.check = 0x21222324;
     h.digest = 0x1112131415161718;
+    h.delta_size = 0x0102;
     return h;
 }
 
@@ -31,17 +32,18 @@ TEST(PacketHeader, HasTheBytesOfTheDocument) {
         0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 1,    1,                // sizes, version, encoding
         0x0a, 0x0b, 0x0c, 0x0d,                                     // number
         0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18,             // digest
-        0x01, 0x00, 0,    0,    0x21, 0x22, 0x23, 0x24};            // pages, check
+        0x01, 0x00, 0,    0,    0x21, 0x22, 0x23, 0x24,             // pages, check
+        0x00, 0x00, 0x01, 0x02};                                    // delta size
     std::vector<uint8_t> out(kPacketHeaderSize, 0xff);
-    StoreHeader40(SomeHeader(), out.data());
+    StorePacketHeader(SomeHeader(), out.data());
     EXPECT_EQ(out, expected);
 }
 
 TEST(PacketHeader, ComesBackAsWritten) {
     uint8_t bytes[kPacketHeaderSize];
-    StoreHeader40(SomeHeader(), bytes);
+    StorePacketHeader(SomeHeader(), bytes);
     PacketHeader h;
-    ASSERT_TRUE(ParseHeader40(bytes, &h).ok());
+    ASSERT_TRUE(ParsePacketHeader(bytes, &h).ok());
     EXPECT_EQ(h.payload_size, 0x00010203u);
     EXPECT_EQ(h.metadata_size, 0x0405);
     EXPECT_EQ(h.pages, 0x0100);
@@ -49,12 +51,13 @@ TEST(PacketHeader, ComesBackAsWritten) {
     EXPECT_EQ(h.number, 0x0a0b0c0du);
     EXPECT_EQ(h.check, 0x21222324u);
     EXPECT_EQ(h.digest, 0x1112131415161718u);
+    EXPECT_EQ(h.delta_size, 0x0102u);
 }
 
 // Offsets at which no other value than the written one is a gang packet.
 TEST(PacketHeader, Invariant5_EveryConstantByteIsChecked) {
     uint8_t good[kPacketHeaderSize];
-    StoreHeader40(SomeHeader(), good);
+    StorePacketHeader(SomeHeader(), good);
     std::vector<size_t> constant = {18};
     for (size_t i = 0; i < 12; i++) {
         constant.push_back(i);
@@ -68,18 +71,18 @@ TEST(PacketHeader, Invariant5_EveryConstantByteIsChecked) {
             memcpy(bad, good, sizeof(bad));
             bad[at] ^= static_cast<uint8_t>(1 << bit);
             PacketHeader h;
-            EXPECT_FALSE(ParseHeader40(bad, &h).ok()) << "byte " << at << " bit " << bit;
+            EXPECT_FALSE(ParsePacketHeader(bad, &h).ok()) << "byte " << at << " bit " << bit;
         }
     }
 }
 
 TEST(PacketHeader, AnotherFormatVersionIsCalledIncompatible) {
     uint8_t bytes[kPacketHeaderSize];
-    StoreHeader40(SomeHeader(), bytes);
+    StorePacketHeader(SomeHeader(), bytes);
     for (uint8_t version : {0, 2, 255}) {
         bytes[18] = version;
         PacketHeader h;
-        EXPECT_EQ(ParseHeader40(bytes, &h).code(), Code::kIncompatible);
+        EXPECT_EQ(ParsePacketHeader(bytes, &h).code(), Code::kIncompatible);
     }
 }
 
@@ -88,9 +91,9 @@ TEST(PacketHeader, Invariant5_CountsAndSizesOutOfRangeAreRefused) {
         PacketHeader h = SomeHeader();
         change(&h);
         uint8_t bytes[kPacketHeaderSize];
-        StoreHeader40(h, bytes);
+        StorePacketHeader(h, bytes);
         PacketHeader out;
-        return !ParseHeader40(bytes, &out).ok();
+        return !ParsePacketHeader(bytes, &out).ok();
     };
     EXPECT_FALSE(refused([](PacketHeader *) {}));
     EXPECT_TRUE(refused([](PacketHeader *h) { h->number = 0; }));
@@ -103,6 +106,8 @@ TEST(PacketHeader, Invariant5_CountsAndSizesOutOfRangeAreRefused) {
     EXPECT_TRUE(refused([](PacketHeader *h) { h->metadata_size = UINT16_MAX; }));
     EXPECT_TRUE(refused([](PacketHeader *h) { h->encoding = static_cast<PayloadEncoding>(2); }));
     EXPECT_TRUE(refused([](PacketHeader *h) { h->payload_size = UINT32_MAX; }));
+    EXPECT_FALSE(refused([](PacketHeader *h) { h->delta_size = h->payload_size; }));
+    EXPECT_TRUE(refused([](PacketHeader *h) { h->delta_size = h->payload_size + 1; }));
 }
 
 Greeting SomeGreeting() {

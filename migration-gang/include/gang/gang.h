@@ -29,7 +29,7 @@ extern "C" {
 #define GANG_API __attribute__((visibility("default")))
 
 #define GANG_PAGE_SIZE 4096
-#define GANG_PACKET_HEADER_SIZE 40
+#define GANG_PACKET_HEADER_SIZE 44
 #define GANG_MAX_CHANNELS 64
 #define GANG_MAX_PACKET_PAGES 1024
 #define GANG_MAX_RETURN_MESSAGE 64
@@ -63,6 +63,12 @@ typedef struct GangStats {
     uint64_t stalled_pages;
     uint64_t store_full_pages;
     uint64_t takeovers;
+    uint64_t patched_pages;    /* sent as blocks that differ from another page */
+    uint64_t delta_pages;      /* sent compressed against similar pages */
+    uint64_t delta_bytes;      /* of those on the wire; source only */
+    uint64_t own_base_pages;   /* of both, against their own last version */
+    int64_t compression_level; /* now; 0: raw */
+    uint64_t mirror_bytes;     /* at the source, of pages that others are coded against */
     uint64_t payload_bytes;
     uint64_t metadata_bytes;
     uint64_t directory_bytes;
@@ -75,6 +81,19 @@ typedef bool GangIsZero(const void *page, size_t size);
 
 /* ------------------------------------------------------------------ source */
 
+typedef enum GangCompressionKind {
+    GANG_COMPRESS_AUTO, /* as the link and the CPU allow */
+    GANG_COMPRESS_NONE,
+    GANG_COMPRESS_ZSTD, /* at `level` */
+} GangCompressionKind;
+
+/* Each shares what the one before does, and more. */
+typedef enum GangDedupKind {
+    GANG_SHARE_PAGES,
+    GANG_SHARE_BLOCKS, /* equal 64-byte blocks of similar pages */
+    GANG_SHARE_DELTAS, /* what zstd finds in similar pages */
+} GangDedupKind;
+
 typedef struct GangSourceConfig {
     const char *socket;   /* of this host's gangd */
     const char *gang;     /* id of the gang */
@@ -82,8 +101,11 @@ typedef struct GangSourceConfig {
     uint32_t members;     /* in the whole gang, at least 1 */
     uint32_t channels;    /* multifd channels, 1 to GANG_MAX_CHANNELS */
     uint64_t ram_pages;   /* of all migrated RAMBlocks */
-    bool compress;        /* zstd, or raw */
-    int level;            /* of zstd, 1 to 20; ignored when raw */
+    GangCompressionKind compression; /* of pages sent in full */
+    int level;            /* of GANG_COMPRESS_ZSTD, 1 to 20 */
+    GangDedupKind dedup;
+    uint64_t cache_bytes; /* for last versions of pages that are sent again; 0 when
+                             zero pages may travel outside of gang packets */
 } GangSourceConfig;
 
 /*
@@ -132,7 +154,10 @@ GANG_API void gang_source_scan(GangSource *source, const uint8_t *host, const ui
                                size_t count, GangIsZero *is_zero);
 GANG_API void gang_source_scan_done(GangSource *source);
 
-/* One encoded packet; buffers stay valid until the channel's next encode. */
+/*
+ * One encoded packet; buffers stay valid until the channel's next encode.  At most
+ * one iovec a page, and one more.
+ */
 typedef struct GangPacket {
     const uint8_t *header; /* NULL: every page was deferred, nothing to send */
     size_t header_size;
@@ -143,6 +168,13 @@ typedef struct GangPacket {
     size_t sent_pages; /* without zero pages */
     size_t deferred_pages;
 } GangPacket;
+
+/*
+ * The TCP socket that `channel` sends through, for GANG_COMPRESS_AUTO; -1: none.
+ * Stays the caller's, and open as long as the channel encodes.  The channel's
+ * thread only.
+ */
+GANG_API void gang_source_set_socket(GangSource *source, uint32_t channel, int fd);
 
 /*
  * Encodes `count` (1 to GANG_MAX_PACKET_PAGES) pages of RAMBlock `id`, whose
@@ -200,7 +232,7 @@ GANG_API size_t gang_destination_greeting(const GangDestination *destination,
  * Taking one packet apart, in this order, one thread a channel.  Any failure
  * must fail the migration.
  *
- *   gang_destination_header    its 40 bytes -> sizes of what follows
+ *   gang_destination_header    its bytes   -> sizes of what follows
  *   gang_destination_metadata  the metadata -> id of the RAMBlock
  *   gang_destination_bind      where that RAMBlock lies, its used length
  *   gang_destination_raw_iov   raw: where to read the payload to; or

@@ -328,7 +328,8 @@ static void test_gang_refused(void)
     g_assert_cmpstr(qdict_get_str(rsp, "gang-id"), ==, "");
     g_assert_cmpstr(qdict_get_str(rsp, "gang-socket"), ==, "");
     g_assert_cmpint(qdict_get_int(rsp, "gang-members"), ==, 1);
-    g_assert_cmpstr(qdict_get_str(rsp, "gang-compression"), ==, "zstd");
+    g_assert_cmpstr(qdict_get_str(rsp, "gang-compression"), ==, "auto");
+    g_assert_cmpstr(qdict_get_str(rsp, "gang-dedup"), ==, "delta");
     qobject_unref(rsp);
 
     assert_refused(gang_migrate(from, "qtest"), "/nonexistent/gangd.sock");

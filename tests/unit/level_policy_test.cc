@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// The level follows the link and the CPU; and a stream whose level changes is
+// still one stream.
+
+#include "level_policy.h"
+
+#include <gtest/gtest.h>
+
+#include "test_vm.h"
+
+namespace gang {
+namespace {
+
+using namespace test;
+
+constexpr uint64_t kMs = 1'000'000;
+constexpr uint64_t kBytes = 512 << 10;
+
+// So many packets; each takes this long to make and to send.
+void Send(LevelPolicy *policy, int packets, uint64_t work_ms, uint64_t wait_ms,
+          LinkTimes *link = nullptr, uint64_t coded = kBytes / 3) {
+    for (int i = 0; i < packets; i++) {
+        if (link) {
+            link->busy += 1000 * wait_ms;
+        }
+        const bool raw = policy->level() == LevelPolicy::kRaw;
+        policy->Packet(work_ms * kMs, wait_ms * kMs, kBytes, raw ? kBytes : coded,
+                       link ? *link : LinkTimes{});
+    }
+}
+
+TEST(LevelPolicy, BeginsWithAFastLevel) { EXPECT_EQ(LevelPolicy().level(), 1); }
+
+TEST(LevelPolicy, ASlowLinkGetsTheHighestLevel) {
+    LevelPolicy policy;
+    Send(&policy, 500, 2, 40);
+    EXPECT_EQ(policy.level(), 5);
+}
+
+TEST(LevelPolicy, WhereTheCpuIsShortNothingIsCompressed) {
+    LevelPolicy policy;
+    Send(&policy, 500, 10, 0);
+    EXPECT_EQ(policy.level(), LevelPolicy::kRaw);
+}
+
+TEST(LevelPolicy, ItComesBackWhenTheLinkGetsSlow) {
+    LevelPolicy policy;
+    Send(&policy, 500, 10, 0);
+    Send(&policy, 500, 1, 30);
+    EXPECT_EQ(policy.level(), 5);
+}
+
+TEST(LevelPolicy, AReceiverThatIsBehindIsNoSlowLink) {
+    LevelPolicy policy;
+    LinkTimes link{true, 0, 0};
+    for (int i = 0; i < 300; i++) {
+        link.busy += 30000;
+        link.receiver += 29000;
+        policy.Packet(2 * kMs, 30 * kMs, kBytes, kBytes / 3, link);
+    }
+    EXPECT_EQ(policy.level(), LevelPolicy::kRaw);
+}
+
+TEST(LevelPolicy, BetweenTheTwoItStaysWhereItIs) {
+    LevelPolicy policy;
+    Send(&policy, 500, 6, 4);
+    EXPECT_EQ(policy.level(), 1);
+}
+
+TEST(LevelPolicy, WhatDoesNotGetSmallerIsSentRawAndTriedAgain) {
+    LevelPolicy policy;
+    int tried = 0;
+    for (int i = 0; i < 1000; i++) {
+        tried += policy.level() != LevelPolicy::kRaw;
+        const uint64_t coded = policy.level() == LevelPolicy::kRaw ? kBytes : kBytes + 100;
+        policy.Packet(1 * kMs, 30 * kMs, kBytes, coded, {});
+    }
+    EXPECT_GT(tried, 5);
+    EXPECT_LT(tried, 50);
+    Send(&policy, 200, 1, 30);
+    EXPECT_EQ(policy.level(), 5);
+}
+
+// A compressor whose level is changed at random, and the decoder that does not
+// know: whatever the steps, every page arrives.
+TEST(LevelPolicy, TheStreamGoesOnWhateverTheLevel) {
+    Rng rng(TestSeed());
+    Gang gang(64, 4096);
+    TestVm vm(gang, nullptr, 48, kZstd);
+    std::unique_ptr<Compressor> compressor;
+    GANG_OK(Compressor::Create(1, &compressor));
+    for (int packet = 0; packet < 200; packet++) {
+        std::vector<iovec> pieces;
+        const size_t pages = 1 + Below(rng, 48);
+        for (size_t i = 0; i < pages; i++) {
+            FillPage(vm.source.page(i), Below(rng, 60));
+            pieces.push_back({vm.source.page(i), kPageSize});
+        }
+        static constexpr int kLevels[] = {-5, 1, 3, 5, 19};
+        if (Below(rng, 3) == 0) {
+            compressor->set_level(kLevels[Below(rng, 5)]);
+        }
+        Bytes payload(Compressor::Bound(pages));
+        size_t size;
+        GANG_OK(compressor->Stream(pieces.data(), pages, payload.data(), payload.size(), &size));
+        payload.resize(size);
+        Bytes metadata = {3, 'r', 'a', 'm'};
+        uint8_t run[16], *end = run;
+        *end++ = 2 | 15 << 4;
+        if (pages < 16) {
+            run[0] = static_cast<uint8_t>(2 | (pages - 1) << 4);
+        } else {
+            end = PutVarint(end, pages - 16);
+        }
+        *end++ = 0;
+        metadata.insert(metadata.end(), run, end);
+        PacketHeader h;
+        h.metadata_size = static_cast<uint16_t>(metadata.size());
+        h.payload_size = static_cast<uint32_t>(size);
+        h.pages = static_cast<uint16_t>(pages);
+        h.encoding = PayloadEncoding::kZstd;
+        h.number = static_cast<uint32_t>(packet + 1);
+        h.check = gang.store->hasher().Check(metadata.data(), metadata.size(), payload.data(), size);
+        Bytes bytes(kPacketHeaderSize);
+        StorePacketHeader(h, bytes.data());
+        bytes.insert(bytes.end(), metadata.begin(), metadata.end());
+        bytes.insert(bytes.end(), payload.begin(), payload.end());
+        GANG_OK(vm.Deliver(bytes));
+        ASSERT_EQ(memcmp(vm.source.data(), vm.destination.data(), pages * kPageSize), 0) << packet;
+    }
+}
+
+} // namespace
+} // namespace gang
