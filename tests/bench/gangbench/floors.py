@@ -69,7 +69,7 @@ def floor(specs, entropy=False, say=print):
             for spec in specs:
                 files.append(os.path.join(dumps, spec.name))
                 dump(spec, rundir, files[-1])
-            argv = [tool()] + (["--entropy"] if entropy else []) + files
+            argv = ["setpriv", "--pdeathsig", "KILL", tool()] + (["--entropy"] if entropy else []) + files
             answer = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
             json.loads(answer)
             with open(path + ".new", "w") as f:

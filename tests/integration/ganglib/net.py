@@ -62,8 +62,10 @@ class Hosts:
             if self.rate_mbit:
                 subprocess.run(tc + ["del", "dev", "wire", "root"], check=True)
             if rate_mbit:
+                # A millisecond's worth: with less, a fast link does not get its rate.
+                burst_kb = max(256, rate_mbit // 8)
                 subprocess.run(tc + ["add", "dev", "wire", "root", "tbf", "rate",
-                                     f"{rate_mbit}mbit", "burst", "256kb",
+                                     f"{rate_mbit}mbit", "burst", f"{burst_kb}kb",
                                      "latency", "50ms"], check=True)
         self.rate_mbit = rate_mbit
 
