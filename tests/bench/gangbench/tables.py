@@ -166,13 +166,15 @@ def floors(view):
 
 
 def downtimes(view, link):
-    """QEMU's downtime and the outage outside, of every gang on a link."""
+    """QEMU's downtime and the outage outside, of every gang on a link.  A client's
+    longest wait need not be the hand-over: a guest may starve before."""
     sheet = Sheet(f"Downtime, ms, median / worst of all VMs, {link_name(link)}",
                   ["gang", "seen by"] + [TITLES[m] for m in view.modes], [])
     for workload in view.workloads:
         for n in view.sizes_of(workload, link):
             for table, value, name in ((view.rows, "downtime_ms", "QEMU"),
-                                       (view.outside, "outage_ms", "a client")):
+                                       (view.outside, "outage_ms", "a client"),
+                                       (view.outside, "handover_ms", "… at hand-over")):
                 cells = [table.cell(workload, m, n, link, value) for m in view.modes]
                 if any(cells):
                     sheet.rows.append([f"{workload} x{n}", name] + [worst(c) for c in cells])
