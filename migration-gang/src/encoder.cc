@@ -31,15 +31,16 @@ uint64_t Now(clockid_t clock) {
     return static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
 }
 
-LinkTimes LinkTimesOf(int socket) {
+// One system call a packet.
+LinkState LinkStateOf(int socket) {
     tcp_info info = {};
     socklen_t size = sizeof(info);
-    LinkTimes times;
+    LinkState state;
     if (socket >= 0 && getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
         size >= offsetof(tcp_info, tcpi_sndbuf_limited)) {
-        times = {true, info.tcpi_busy_time, info.tcpi_rwnd_limited};
+        state = {true, info.tcpi_notsent_bytes, info.tcpi_rwnd_limited};
     }
-    return times;
+    return state;
 }
 
 } // namespace
@@ -267,8 +268,7 @@ void Encoder::Steer(const EncodedPacket &packet, uint64_t started_ns, uint64_t c
     if (packet.empty()) {
         return;
     }
-    policy_.Packet(worked, waited, streamed_, stream_size_,
-                   policy_.window_ends() ? LinkTimesOf(peers_.socket) : LinkTimes{});
+    policy_.Packet(worked, waited, streamed_, stream_size_, LinkStateOf(peers_.socket));
     const int level = policy_.level();
     options_.encoding = level == LevelPolicy::kRaw ? PayloadEncoding::kRaw : PayloadEncoding::kZstd;
     if (level != LevelPolicy::kRaw) {

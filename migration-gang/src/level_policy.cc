@@ -12,9 +12,11 @@ namespace gang {
 int LevelPolicy::level() const { return incompressible_ ? kRaw : kLevels[step_]; }
 
 void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_bytes,
-                         uint64_t coded_bytes, const LinkTimes &link) {
+                         uint64_t coded_bytes, const LinkState &link) {
     worked_ += worked_ns;
     waited_ += waited_ns;
+    known_ += link.valid;
+    behind_ += link.valid && link.unsent > kBehindBytes;
     if (raw_bytes) {
         packets_++;
         if (incompressible_) {
@@ -22,10 +24,14 @@ void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_by
         } else if (kLevels[step_] != kRaw) {
             raw_ += raw_bytes;
             coded_ += coded_bytes;
-            // A quarter MiB that does not get smaller: neither will what follows.
-            if (raw_ >= 256 << 10) {
+            // So much that does not get smaller: neither will what follows, the more
+            // so the longer it goes on.
+            if (raw_ >= kProbeBytes) {
                 if (coded_ > raw_ - raw_ / 32) {
-                    incompressible_ = kProbeEvery;
+                    incompressible_ = probe_after_;
+                    probe_after_ = std::min(2 * probe_after_, kMaxProbeAfter);
+                } else {
+                    probe_after_ = kProbeAfter;
                 }
                 raw_ = coded_ = 0;
             }
@@ -34,36 +40,44 @@ void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_by
     if (worked_ + waited_ >= kWindowNs && packets_ >= kMinPackets) {
         Decide(link);
         last_ = link;
-        worked_ = waited_ = packets_ = 0;
+        worked_ = waited_ = packets_ = behind_ = known_ = 0;
     }
 }
 
-void LevelPolicy::Decide(const LinkTimes &link) {
+void LevelPolicy::Decide(const LinkState &link) {
     windows_++;
     const uint64_t all = worked_ + waited_;
-    // A share of the time in which the link, and nobody else, was what we waited for.
-    uint64_t on_link = waited_;
-    if (link.valid && last_.valid && link.busy >= last_.busy && link.receiver >= last_.receiver) {
-        const uint64_t busy = link.busy - last_.busy, receiver = link.receiver - last_.receiver;
-        on_link = std::min(waited_, 1000 * (busy > receiver ? busy - receiver : 0));
-    }
-    if (on_link * 2 > all) {
-        if (step_ < kTop && windows_ >= hold_until_) {
-            Move(+1);
+    // How much of the time the link, and nobody else, was what we waited for, in
+    // eighths.
+    uint64_t on_link = 8 * waited_ / all;
+    if (known_) {
+        on_link = 8 * behind_ / known_;
+        if (last_.valid && 2000 * (link.receiver_us - last_.receiver_us) > all) {
+            on_link = 0; // it is the receiver that cannot keep up
         }
-    } else if (on_link * 5 < all && step_ > 0) {
-        // Going back on the last move: it is not made again so soon.
-        if (last_move_ > 0) {
-            hold_ = std::min<uint64_t>(hold_ * 2, 64);
-            hold_until_ = windows_ + hold_;
-        }
-        Move(-1);
     }
+    // The less it compresses, the less of the link it may take: bytes that others
+    // could send are worth some CPU.
+    static constexpr uint64_t kEnough[] = {1, 3, 5, 6, 6};
+    Vote(on_link >= kEnough[step_] ? +1 : on_link == 0 ? -1 : 0);
 }
 
-void LevelPolicy::Move(int step) {
-    step_ += step;
-    last_move_ = step;
+void LevelPolicy::Vote(int direction) {
+    votes_ = direction * votes_ > 0 ? votes_ + direction : direction;
+    const int next = step_ + direction;
+    const bool up = direction > 0;
+    const int needed = !up && step_ <= kFirst ? kVotesBelow : kVotes;
+    if (direction == 0 || next < 0 || next > kTop || votes_ * direction < needed ||
+        windows_ < hold_until_[up]) {
+        return;
+    }
+    if (last_move_ == -direction) { // the move before was wrong
+        hold_until_[!up] = windows_ + hold_[!up];
+        hold_[!up] = std::min(2 * hold_[!up], kMaxHold);
+    }
+    step_ = next;
+    last_move_ = direction;
+    votes_ = 0;
 }
 
 } // namespace gang

@@ -11,49 +11,58 @@
 
 namespace gang {
 
-// What the kernel says of a TCP connection since it was opened, in us; see
-// struct tcp_info.  valid false: not a TCP socket, or not known.
-struct LinkTimes {
+// What the kernel says of a TCP connection; see struct tcp_info.  valid false:
+// not a TCP socket, or not known.
+struct LinkState {
     bool valid = false;
-    uint64_t busy = 0;     // something was under way
-    uint64_t receiver = 0; // ... but the receiver's window was closed
+    uint64_t unsent = 0;      // bytes that were written and not sent yet
+    uint64_t receiver_us = 0; // the receiver's window has been closed for, in all
 };
 
-// Not thread-safe; no clock of its own.  Steps: raw, zstd -5, 1, 3 and 5.  A
-// window of packets decides on one step up or down; a step that proved wrong is
-// not tried again for a while, each time for longer.
+// Not thread-safe; no clock of its own.  Steps: raw, zstd -5, 1, 3 and 5.  Windows
+// of packets vote; some votes in a row for one direction move one step.  A move that
+// had to be taken back is not made again for a while, each time for longer, so
+// that between two steps, neither of which is right, there is no swinging.
 class LevelPolicy {
   public:
     static constexpr int kRaw = 0;
 
     // One packet: `worked_ns` of CPU time made it, `waited_ns` passed since the
     // packet before it was made, most of it in sending that one.  `raw_bytes`
-    // and `coded_bytes` are of its compressed payload (0, 0: it had none).
+    // and `coded_bytes` are of its compressed payload (0, 0: it had none).  `link`
+    // is as it was when the packet had been made and not been written: what is
+    // unsent then is from the packets before, so the link is slower than we are.
     void Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_bytes, uint64_t coded_bytes,
-                const LinkTimes &link);
+                const LinkState &link);
 
     // Level for the next packet, in zstd's numbers; kRaw: do not compress.
     int level() const;
-    // Whether LinkTimes are wanted for the next Packet(): they cost a system call.
-    bool window_ends() const { return worked_ + waited_ >= kWindowNs; }
 
   private:
     static constexpr int kLevels[] = {kRaw, -5, 1, 3, 5};
     static constexpr int kTop = 4, kFirst = 2;
-    static constexpr uint64_t kWindowNs = 100'000'000;
-    static constexpr uint64_t kMinPackets = 8;
-    static constexpr uint64_t kProbeEvery = 64; // packets that do not compress
+    static constexpr uint64_t kWindowNs = 50'000'000;
+    static constexpr uint64_t kMinPackets = 4;
+    // Going below level 1 costs bytes that others could send: not for a moment's load.
+    static constexpr int kVotes = 3, kVotesBelow = 10;
+    static constexpr uint64_t kHold = 64, kMaxHold = 512; // windows
+    static constexpr uint64_t kBehindBytes = 32 << 10;
+    static constexpr uint64_t kProbeBytes = 1 << 20;
+    static constexpr uint64_t kProbeAfter = 4, kMaxProbeAfter = 64; // packets
 
-    void Decide(const LinkTimes &link);
-    void Move(int step);
+    void Decide(const LinkState &link);
+    void Vote(int direction);
 
     int step_ = kFirst;
     uint64_t worked_ = 0, waited_ = 0, packets_ = 0; // of this window
     uint64_t raw_ = 0, coded_ = 0;
-    LinkTimes last_;
-    int last_move_ = 0;
-    uint64_t windows_ = 0, hold_until_ = 0, hold_ = 1;
+    uint64_t behind_ = 0, known_ = 0; // packets that found something unsent; that could tell
+    LinkState last_;
+    int votes_ = 0, last_move_ = 0;
+    uint64_t windows_ = 0;
+    uint64_t hold_until_[2] = {0, 0}, hold_[2] = {kHold, kHold}; // moves down, up
     uint64_t incompressible_ = 0; // packets to send raw before zstd is tried again
+    uint64_t probe_after_ = kProbeAfter;
 };
 
 } // namespace gang
