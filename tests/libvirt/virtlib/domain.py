@@ -105,6 +105,11 @@ class Domain:
         host.virsh("create", host.path(f"{self.name}.xml"))
         self.host = host
 
+    def define(self):
+        """Makes it persistent where it runs."""
+        self.host.write(f"{self.name}.xml", self.xml())
+        self.host.virsh("define", self.host.path(f"{self.name}.xml"))
+
     def pid(self):
         return int(self.host.read(f"run/libvirt/qemu/{self.name}.pid"))
 

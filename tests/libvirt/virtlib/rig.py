@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright the gang migration authors
 """Both hosts and the domains on them.  Booting guests takes longer than moving
-them, so one rig serves all tests: each finds its domains where the last left
-them, and gets them home first."""
+them, so one rig serves all tests: each takes its domains where the last left
+them, so that some move from A to B and some back."""
 
 import os
 import shutil
@@ -39,16 +39,19 @@ class Rig:
             self.close()
             raise
 
-    def domains(self, count, memory_mb=192, workload="idle"):
-        """The first domains of the pool, running on A."""
+    def domains(self, count, memory_mb=128, workload="idle"):
+        """The first domains of the pool, running, all on one host: where they
+        are, if they are together, else on A."""
         mine = []
         for index in range(count):
             key = (index, memory_mb, workload)
             mine.append(self.pool.setdefault(key, Domain(Spec(*key))))
-        self._clear(mine)
+        places = {domain.host for domain in mine if domain.host}
+        self._clear(mine, places.pop() if len(places) == 1 else self.a)
+        home = next((domain.host for domain in mine if domain.host), self.a)
         fresh = [domain for domain in mine if domain.host is None]
         for domain in fresh:
-            domain.start(self.a)
+            domain.start(home)
         for domain in fresh:
             domain.wait_ready()
         for domain in mine:
@@ -61,19 +64,20 @@ class Rig:
         domain.start(self.a)
         return domain
 
-    def _clear(self, wanted):
-        """Ends what is not as a test wants to find it."""
+    def _clear(self, wanted, home):
+        """Ends what is not as a test wants to find it: the wanted domains may
+        run at home, others of the pool anywhere."""
         for host in self.hosts:
             for daemon in ("gangd", "libvirtd"):
                 if daemon not in host.pids or not host.alive(daemon):
                     getattr(host, f"start_{daemon}")()
-            good = {d.name for d in wanted if d.host is host}
+            good = {domain.name for domain in self.pool.values() if domain.host is host and
+                    (host is home or domain not in wanted)}
             for name, state in host.domains().items():
-                if name not in good or host is self.b or state != "running":
+                if name not in good or state != "running":
                     host.virsh("destroy", name)
-            for name in host.virsh("list", "--all", "--name").stdout.split():
-                if name not in good:
-                    host.virsh("undefine", name, check=False)
+            for name in host.virsh("list", "--all", "--persistent", "--name").stdout.split():
+                host.virsh("undefine", name)
             running = host.domains()
             for domain in self.pool.values():
                 if domain.host is host and domain.name not in running:
@@ -144,7 +148,7 @@ class Rig:
             raise RuntimeError(f"virsh ended too early: {process.output()}")
         return process
 
-    def move_by_qmp(self, domains):
+    def move_by_qmp(self, domains, **parameters):
         """Moves paused domains to plain QEMUs on the other host, by QMP alone;
         the bytes on the wire.  The domains end with it."""
         there = self.other(domains[0].host)
@@ -154,9 +158,11 @@ class Rig:
                 monitors.append(domain.start_plain_destination(there))
             before = self.net.wire_bytes()
             for i, qmp in enumerate(monitors):
+                qmp.parameters(**parameters)
                 qmp.cmd("gang-migrate-incoming", uri=f"tcp:{there.address}:{5000 + i}",
                         gang_id="qmp")
             for i, domain in enumerate(domains):
+                domain.monitor("migrate-set-parameters", **parameters)
                 domain.monitor("gang-migrate", uri=f"tcp:{there.address}:{5000 + i}",
                                gang_id="qmp", gang_members=len(domains))
             for domain in domains:
@@ -191,6 +197,14 @@ class Rig:
             assert parameters["gang-id"] == ""
             assert parameters["multifd-compression"] == "none"
             domain.wait_beats(1)
+
+    def gone(self, domains, host):
+        """Nothing of them runs there."""
+        return not {domain.name for domain in domains} & set(host.domains())
+
+    def ways(self, domains):
+        """Where they are, and where they would go."""
+        return domains[0].host, self.other(domains[0].host)
 
     def other(self, host):
         return self.b if host is self.a else self.a
