@@ -4,7 +4,11 @@
 the same RAM, the others run at the source, with no parameter left behind."""
 
 import os
+import pty
 import signal
+import subprocess
+import threading
+import time
 
 import pytest
 
@@ -13,6 +17,18 @@ from ganglib.process import wait_for
 from virtlib.host import VirshError
 
 SLOW = 60  # Mbit/s: a gang takes some seconds
+
+
+def lines_of(terminal):
+    """What comes from a terminal, until nobody has it open any more."""
+    while True:
+        try:
+            data = os.read(terminal, 4096)
+        except OSError:
+            return
+        if not data:
+            return
+        yield data
 
 
 def wait_end(process, timeout=90):
@@ -62,10 +78,39 @@ def test_an_interrupted_virsh_aborts_all_and_they_can_migrate_later(rig):
     assert wait_end(process) == 1
     for domain in domains:
         assert f"Domain '{domain.name}' did not migrate: " in process.output()
+    assert process.output().count("error: ") == len(domains)
     rig.check_stayed(domains)
     assert rig.gone(domains, rig.ways(domains)[1])
     rig.net.shape(0)
     rig.check_move(domains)
+
+
+def test_ctrl_c_on_a_terminal_aborts_all(rig):
+    domains = rig.domains(2)
+    rig.net.shape(SLOW)
+    master, slave = pty.openpty()
+    virsh = subprocess.Popen(
+        domains[0].host.inside(*rig.virsh_argv(domains, "--verbose")),
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    os.close(slave)
+    shown = []
+    reader = threading.Thread(target=lambda: shown.extend(lines_of(master)), daemon=True)
+    reader.start()
+    try:
+        rig.wait_sending(domains, lambda: virsh.poll() is None)
+        time.sleep(0.5)  # so that some progress is shown
+        os.write(master, b"\x03")
+        assert virsh.wait(30) == 1
+    finally:
+        virsh.kill()
+        reader.join(10)
+        os.close(master)
+    text = b"".join(shown).decode()
+    for domain in domains:
+        assert f"{domain.name}: [" in text
+        assert f"Domain '{domain.name}' did not migrate: " in text
+    assert "Gang web: [" in text and "0 of 2 arrived" in text
+    rig.check_stayed(domains)
 
 
 def test_domains_that_take_too_long_are_suspended(rig):

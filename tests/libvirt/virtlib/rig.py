@@ -141,12 +141,19 @@ class Rig:
         """virsh in the background, in the middle of the migration."""
         here = domains[0].host
         process = here.spawn("virsh.log", *self.virsh_argv(domains, *options, **kw))
-        for domain in domains:
-            wait_for(lambda: self.sent(domain) > 2e6 or not process.alive(), 60,
-                     f"{domain.name} to send")
-        if not process.alive():
-            raise RuntimeError(f"virsh ended too early: {process.output()}")
+        try:
+            self.wait_sending(domains, process.alive)
+        except RuntimeError as e:
+            raise RuntimeError(f"{e}: {process.output()}") from None
         return process
+
+    def wait_sending(self, domains, alive):
+        """Waits until each has sent something; alive tells if virsh still runs."""
+        for domain in domains:
+            wait_for(lambda d=domain: self.sent(d) > 2e6 or not alive(), 60,
+                     f"{domain.name} to send")
+        if not alive():
+            raise RuntimeError("virsh ended too early")
 
     def move_by_qmp(self, domains, **parameters):
         """Moves paused domains to plain QEMUs on the other host, by QMP alone;
