@@ -180,10 +180,14 @@ class VM:
 def state_file(spec):
     """A saved state of the guest, some seconds after READY; made once."""
     key = hashlib.sha256(f"{guest_dir()} {spec} {MACHINE}".encode()).hexdigest()[:16]
-    folder = os.path.join(BUILD, "guest/states")
+    states = os.path.join(BUILD, "guest/states")
+    folder = os.path.join(states, os.path.basename(guest_dir()))
     path = os.path.join(folder, f"{spec.workload}-{spec.memory_mb}-{spec.index}-{key}")
     if not os.path.exists(path):
         os.makedirs(folder, exist_ok=True)
+        for other in os.listdir(states):  # of guests that are no more
+            if other != os.path.basename(folder):
+                subprocess.run(["rm", "-rf", os.path.join(states, other)], check=True)
         temporary = f"{path}.{os.getpid()}"
         run = temporary + ".run"
         os.makedirs(run)
