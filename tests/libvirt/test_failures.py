@@ -46,6 +46,7 @@ def test_a_domain_that_the_destination_refuses_stays_and_the_others_arrive(rig):
     sources = [domain.ram() for domain in good]
     done = rig.migrate(domains, check=False)
     here.stop("gangd")
+    here.start_gangd()
     assert done.returncode == 1
     assert f"Domain '{bad.name}' did not migrate: " in done.stderr
     assert "occupied" in done.stderr
@@ -53,6 +54,8 @@ def test_a_domain_that_the_destination_refuses_stays_and_the_others_arrive(rig):
     rig.check_ram(good, sources)
     rig.go_on(good)
     rig.check_stayed([bad])
+    there.virsh("undefine", "occupied")
+    rig.check_move([bad], gang="later")
 
 
 def test_a_domain_whose_destination_dies_stays_and_the_others_arrive(rig):
@@ -68,6 +71,8 @@ def test_a_domain_whose_destination_dies_stays_and_the_others_arrive(rig):
     rig.check_ram(good, sources)
     rig.go_on(good)
     rig.check_stayed([bad])
+    rig.net.shape(0)
+    rig.check_move([bad], gang="later")
 
 
 def test_an_interrupted_virsh_aborts_all_and_they_can_migrate_later(rig):
@@ -83,6 +88,33 @@ def test_an_interrupted_virsh_aborts_all_and_they_can_migrate_later(rig):
     assert rig.gone(domains, rig.ways(domains)[1])
     rig.net.shape(0)
     rig.check_move(domains)
+
+
+def test_domains_of_a_killed_virsh_stay(rig):
+    domains = rig.domains(2)
+    rig.net.shape(SLOW)
+    process = rig.start_move(domains)
+    process.kill(signal.SIGKILL)
+    wait_end(process)
+    there = rig.ways(domains)[1]
+    wait_for(lambda: rig.gone(domains, there), 30, "the destination to clean up")
+    rig.net.shape(0)
+    rig.check_stayed(domains)
+
+
+def test_p2p_goes_on_without_virsh(rig):
+    domains = rig.domains(2)
+    here, there = rig.ways(domains)
+    sources = [domain.ram() for domain in domains]
+    rig.net.shape(SLOW)
+    process = rig.start_move(domains, "--p2p")
+    process.kill(signal.SIGKILL)
+    wait_end(process)
+    rig.net.shape(0)
+    wait_for(lambda: rig.gone(domains, here), 60, "the domains to leave")
+    rig.arrived(domains)
+    rig.check_ram(domains, sources)
+    rig.go_on(domains)
 
 
 def test_ctrl_c_on_a_terminal_aborts_all(rig):

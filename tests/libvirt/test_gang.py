@@ -110,7 +110,7 @@ def test_members_that_an_orchestrator_starts_one_by_one(rig):
     first, second = domains = rig.domains(2)
     sources = [domain.ram() for domain in domains]
     option = ("--gang-members", "2", "--p2p")
-    process = first.host.spawn("virsh.log", *rig.virsh_argv([first], *option))
+    process = first.host.spawn(*rig.virsh_argv([first], *option))
     rig.migrate([second], *option)
     assert process.child.wait(60) == 0, process.output()
     rig.arrived([first])

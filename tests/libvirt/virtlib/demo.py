@@ -35,7 +35,7 @@ def one_by_one(rig, domains):
     here, there = rig.ways(domains)
     print(f"\n[{here.name}]# virsh migrate --live --parallel --suspend vmN {there.uri}"
           f"   # for each of {len(domains)}, at the same time", flush=True)
-    running = [here.spawn(f"virsh-{d.name}.log", VIRSH, "-q", "migrate", "--live", "--parallel",
+    running = [here.spawn(VIRSH, "-q", "migrate", "--live", "--parallel",
                           "--suspend", d.name, there.uri) for d in domains]
     for process in running:
         wait_for(lambda p=process: not p.alive(), 600, "virsh")

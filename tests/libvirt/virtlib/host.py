@@ -79,7 +79,7 @@ class Host:
         self.directory = os.path.join(rundir, self.name)
         self.gangd_options = gangd_options
         self.uid = qemu_uid()
-        self.pids = {}
+        self.pids, self.spawned = {}, 0
         self._prepare(all_hosts)
         binds = [f"{ours}:{theirs}" for ours, theirs in DIRECTORIES.items()]
         binds += ["hosts:/etc/hosts", f"{self._guest()}/root.img:/var/lib/libvirt/guest/root.img"]
@@ -182,15 +182,18 @@ class Host:
             raise VirshError(argv, done)
         return done
 
-    def spawn(self, log, *argv):
-        """A command that goes on beside us."""
-        return Process(self.inside(*argv), self.path(log))
+    def spawn(self, *argv):
+        """A command that goes on beside us, with a log of its own."""
+        self.spawned += 1
+        return Process(self.inside(*argv), self.path(f"spawned-{self.spawned}.log"))
 
     def domains(self):
         """name -> state of what runs here."""
         states = {}
         for name in self.virsh("list", "--name").stdout.split():
-            states[name] = self.virsh("domstate", name).stdout.strip()
+            state = self.virsh("domstate", name, check=False)
+            if state.returncode == 0:  # else it has left since
+                states[name] = state.stdout.strip()
         return states
 
     def close(self):

@@ -140,7 +140,7 @@ class Rig:
     def start_move(self, domains, *options, **kw):
         """virsh in the background, in the middle of the migration."""
         here = domains[0].host
-        process = here.spawn("virsh.log", *self.virsh_argv(domains, *options, **kw))
+        process = here.spawn(*self.virsh_argv(domains, *options, **kw))
         try:
             self.wait_sending(domains, process.alive)
         except RuntimeError as e:
