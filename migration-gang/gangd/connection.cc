@@ -22,13 +22,13 @@ namespace gangd {
 namespace {
 
 constexpr size_t kMaxQueue = 32; // messages waiting for one client
-constexpr unsigned kMaxRequestsASecond = 1000;
 constexpr unsigned kHelloMs = 10000; // to say hello
 constexpr int kMaxReadsInTurn = 16;  // then others have theirs
 
 } // namespace
 
-Connection::Connection(Owner *owner, int fd, uint64_t pid) : owner_(owner), fd_(fd), pid_(pid) {
+Connection::Connection(Owner *owner, int fd, uint64_t pid, unsigned max_requests)
+    : owner_(owner), fd_(fd), pid_(pid), max_requests_(max_requests) {
     read_source_ = g_unix_fd_add(
         fd, static_cast<GIOCondition>(G_IO_IN | G_IO_HUP | G_IO_ERR),
         [](int, GIOCondition, void *opaque) -> gboolean {
@@ -173,7 +173,7 @@ bool Connection::Overdone() {
         second_ = second;
         requests_ = 0;
     }
-    return ++requests_ > kMaxRequestsASecond;
+    return ++requests_ > max_requests_;
 }
 
 bool Connection::Read() {
@@ -202,7 +202,7 @@ bool Connection::Read() {
     }
     if (Overdone()) {
         Refuse({"limit",
-                "more than " + std::to_string(kMaxRequestsASecond) + " requests in a second"});
+                "more than " + std::to_string(max_requests_) + " requests in a second"});
         Drop();
         return false;
     }

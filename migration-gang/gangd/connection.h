@@ -30,8 +30,9 @@ class Connection : public Peer {
         virtual void OnDropped(Connection *connection) = 0;
     };
 
-    // Takes over `fd`, which does not block.
-    Connection(Owner *owner, int fd, uint64_t pid);
+    // Takes over `fd`, which does not block.  Drops a client that asks more than
+    // `max_requests` times in a second.
+    Connection(Owner *owner, int fd, uint64_t pid, unsigned max_requests);
     ~Connection() override;
     Connection(const Connection &) = delete;
     Connection &operator=(const Connection &) = delete;
@@ -65,6 +66,7 @@ class Connection : public Peer {
     Owner *const owner_;
     const int fd_;
     const uint64_t pid_;
+    const unsigned max_requests_;
     bool dropped_ = false;
     bool was_reset_ = false;
     unsigned read_source_ = 0;

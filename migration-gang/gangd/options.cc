@@ -94,6 +94,10 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     app.add_option("--max-clients", options->server.max_clients, "Most connections at a time")
         ->check(CLI::Range(1, 100000))
         ->capture_default_str();
+    app.add_option("--max-requests", options->server.max_requests,
+                   "Most requests of one client in a second")
+        ->check(CLI::Range(1, 1000000))
+        ->capture_default_str();
     app.add_option("--max-ram", max_ram,
                    "Most RAM one VM may have (default: twice the host's memory)")
         ->transform(Bytes());

@@ -91,7 +91,8 @@ void Server::Accept() {
         refusal = {"limit", "this coordinator has " + std::to_string(connections_.size()) +
                                 " connections, as many as max-clients allows"};
     }
-    auto connection = std::make_unique<Connection>(this, fd, static_cast<uint64_t>(peer.pid));
+    auto connection = std::make_unique<Connection>(this, fd, static_cast<uint64_t>(peer.pid),
+                                                   config_.max_requests);
     Connection *key = connection.get();
     connections_[key] = std::move(connection);
     if (refusal) {

@@ -21,6 +21,7 @@ namespace gangd {
 struct ServerConfig {
     Access access;
     size_t max_clients = 1024;
+    unsigned max_requests = 1000; // of one client in a second
     Limits limits;
 };
 
