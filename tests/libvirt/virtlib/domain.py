@@ -142,10 +142,15 @@ class Domain:
                 value = f"socket,id=charmonitor,path=/run/{self.name}.qmp,server=on,wait=off"
             command += [option] if value.startswith("-") else [option, value]
         host.start(f"plain-{self.name}", command + ["-incoming", "defer"])
-        path = host.path(f"run/{self.name}.qmp")
-        wait_for(lambda: os.path.exists(path) or not host.alive(f"plain-{self.name}"), 30,
-                 f"the monitor of {self.name}")
-        return QMP(path)
+
+        def connect():
+            if not host.alive(f"plain-{self.name}"):
+                raise RuntimeError(host.read(f"plain-{self.name}.log"))
+            try:
+                return QMP(host.path(f"run/{self.name}.qmp"))
+            except (FileNotFoundError, ConnectionRefusedError):
+                return None
+        return wait_for(connect, 30, f"the monitor of {self.name}")
 
     def state(self):
         return self.host.virsh("domstate", self.name).stdout.strip()
