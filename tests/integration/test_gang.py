@@ -63,7 +63,7 @@ def test_each_distinct_page_of_a_gang_of_four_crosses_the_wire_once(bed):
     """With compression off: at most 1.10 times the distinct non-zero pages."""
     gangds = bed.gangds()
     sources = bed.guests(4)
-    members = bed.prepare(sources, gangds, compression="none")
+    members = bed.prepare(sources, gangds, compression="none", dedup="page")
     result = bed.migrate(members, gangds)
     pages = oracle.count_pages(sources)
     assert result.wire_bytes <= 1.10 * pages.distinct * oracle.PAGE
@@ -99,3 +99,25 @@ def test_two_gangs_one_after_the_other_with_the_same_id(bed):
         bed.migrate(members, gangds)
         gang.run_at_destination(members)
         first = bed.guests(2, "web")
+
+
+@pytest.mark.parametrize("dedup, compression", [
+    ("page", "zstd"), ("subpage", "none"), ("subpage", "auto"), ("delta", "none"), ("delta", "auto")])
+def test_inv1_every_way_to_code_a_page_arrives(bed, dedup, compression):
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2, "dirty"), gangds, compression=compression, dedup=dedup)
+    bed.migrate(members, gangds)
+    patched, delta = total(members, "patched-pages"), total(members, "delta-pages")
+    assert (patched + delta > 0) == (dedup != "page")
+    assert delta == 0 or dedup == "delta"
+    gang.run_at_destination(members)
+
+
+def test_similar_pages_cost_less_than_whole_ones(bed):
+    gangds = bed.gangds()
+    sent = {}
+    for dedup in ("page", "delta"):
+        members = bed.prepare(bed.guests(2), gangds, dedup=dedup, label="-" + dedup)
+        sent[dedup] = bed.migrate(members, gangds).wire_bytes
+        gang.run_at_destination(members)
+    assert sent["delta"] < sent["page"]

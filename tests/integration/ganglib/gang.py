@@ -67,7 +67,7 @@ def destination_of(source, host, qemu=None, label="", hold=True):
 
 
 def prepare(sources, hosts, gangds=None, gang_id="gang", qemu=None, channels=CHANNELS, label="",
-            compression="zstd", back=False):
+            compression="zstd", dedup="delta", back=False):
     """Destinations for the sources, listening.  gangds: (A's, B's), or None
     for stock multifd + zstd.  back: from B to A."""
     to = hosts.a if back else hosts.b
@@ -81,7 +81,7 @@ def prepare(sources, hosts, gangds=None, gang_id="gang", qemu=None, channels=CHA
             for vm in (source, destination):
                 tune(vm, "gang" if gangds else "zstd", channels)
                 if gangds:
-                    vm.qmp.parameters(gang_compression=compression)
+                    vm.qmp.parameters(gang_compression=compression, gang_dedup=dedup)
             if gangds:
                 destination.cmd("gang-migrate-incoming", uri=uri, gang_id=gang_id,
                                 gang_socket=gangds[0 if back else 1].socket, exit_on_error=False)
