@@ -53,9 +53,13 @@ static GangTest *gangd_start(void)
 
 static void gangd_stop(GangTest *t)
 {
+    /* gangd leaves its lock file: taking it away would be a race */
+    g_autofree char *lock = g_strdup_printf("%s.lock", t->socket);
+
     kill(t->pid, SIGTERM);
     g_assert_cmpint(waitpid(t->pid, NULL, 0), ==, t->pid);
     unlink(t->socket);
+    unlink(lock);
     g_free(t->socket);
     g_free(t);
 }
