@@ -50,7 +50,7 @@
 
 /* Packets that may wait at the destination, in the bulk and at the end. */
 #define GANG_MAX_PACKETS 512
-#define GANG_SWITCHOVER_PACKETS 8
+#define GANG_SWITCHOVER_PACKETS 0
 
 /*
  * @source is created and freed by the main thread, while no migration thread
