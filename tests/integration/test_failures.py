@@ -162,3 +162,18 @@ def test_inv3_inv5_inv6_a_damaged_packet_fails_its_member_only(bed, offset):
     assert victim.destination.process.alive()  # it says why, it does not crash
     assert victim.destination.run_state() != "running"
     finish([other])
+
+
+@pytest.mark.parametrize("nth", [5, 30, 60, 100])
+@pytest.mark.parametrize("how", ["cut", "end"])
+def test_inv6_a_lost_channel_leaves_no_end_waiting(bed, how, nth):
+    """The source and the destination each wait for their channels to be in
+    sync, and one of the channels is no more."""
+    gangds = bed.gangds()
+    member, = members = bed.prepare(bed.guests(1, "dirty"), gangds, channels=8)
+    forwarder = tampered(bed, members, nth, how)
+    gang.start(members, bed.hosts, gangds)
+    assert member.source.wait_migration(60, want=None) == "failed"
+    assert "tampered" in forwarder.output()
+    assert_runs_at_source(member)
+    assert member.destination.wait_migration(30, want=None) == "failed"

@@ -5,7 +5,8 @@
     python3 -m ganglib.tamper ADDRESS LISTEN_PORT TARGET_PORT NTH OFFSET
 
 OFFSET is where in the NTH packet a bit is flipped (docs/wire-format.md has the
-header's fields), or "cut": the connection is closed in the middle of it.
+header's fields), or "cut": the connection is closed in the middle of it, or
+"end": the connection is closed as soon as it is quiet after it.
 Prints "tampered" when it is done."""
 
 import asyncio
@@ -18,6 +19,7 @@ START = bytes.fromhex("112233440000000100000006")
 class Tamper:
     def __init__(self, nth, offset):
         self.left, self.offset, self.done = nth, offset, False
+        self.ending = False
 
     def apply(self, data):
         """The bytes to forward, and whether to cut the connection there."""
@@ -33,6 +35,9 @@ class Tamper:
             print("tampered", flush=True)
             if self.offset == "cut":
                 return data[:at + 200], True
+            if self.offset == "end":
+                self.ending = True
+                break
             data = bytearray(data)
             data[at + int(self.offset)] ^= 0x10
             return bytes(data), False
@@ -40,16 +45,18 @@ class Tamper:
 
 
 async def pump(reader, writer, tamper):
+    ends = False  # this connection is the one to end
     try:
-        while data := await reader.read(1 << 18):
+        while data := await asyncio.wait_for(reader.read(1 << 18), 0.01 if ends else None):
             cut = False
             if tamper:
                 data, cut = tamper.apply(data)
+                ends, tamper.ending = ends or tamper.ending, False
             writer.write(data)
             await writer.drain()
             if cut:
                 break
-    except OSError:
+    except (OSError, asyncio.TimeoutError):
         pass
     writer.close()
 
