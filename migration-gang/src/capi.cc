@@ -246,9 +246,9 @@ const char *gang_destination_metadata(GangDestination *destination, uint32_t cha
 }
 
 bool gang_destination_bind(GangDestination *destination, uint32_t channel, uint8_t *host,
-                           uint64_t used_length, char **error) {
+                           uint64_t used_length, int fd, uint64_t fd_offset, char **error) {
     Decoder *d = ChannelOf(destination, channel, error);
-    return d && Check(d->Bind(host, used_length), error);
+    return d && Check(d->Bind({host, used_length, fd, fd_offset}), error);
 }
 
 bool gang_destination_page(GangDestination *destination, uint32_t channel, size_t i,

@@ -5,6 +5,7 @@
 
 #include "decoder.h"
 
+#include <unistd.h>
 #include <zstd.h>
 
 #include <algorithm>
@@ -18,6 +19,8 @@ namespace {
 
 // zstd level 20, the highest QEMU allows, has windows of 32 MiB.
 constexpr int kMaxWindowLog = 25;
+// Pages that one call is worth.
+constexpr size_t kMinFileRun = 2;
 
 Status Malformed(const char *what) {
     return {Code::kInvalid, std::string("malformed gang packet: ") + what};
@@ -160,7 +163,7 @@ Status Decoder::ParseMetadata(const uint8_t *metadata, size_t size) {
     if ((header_.delta_size != 0) != (delta_pages_ != 0)) {
         return Malformed("size of the delta");
     }
-    host_ = nullptr;
+    memory_ = {};
     delta_ = nullptr;
     return Status::Ok();
 }
@@ -192,15 +195,18 @@ Status Decoder::ParseBase(const uint8_t **in, const uint8_t *end, Page *page) {
     return Status::Ok();
 }
 
-Status Decoder::Bind(uint8_t *host, uint64_t length) {
-    const uint64_t block_pages = length / kPageSize;
+Status Decoder::Bind(const Memory &memory) {
+    const uint64_t block_pages = memory.length / kPageSize;
     for (const Page &page : pages_) {
         if (page.number >= block_pages) {
             return {Code::kInvalid, "malformed gang packet: page " + std::to_string(page.number) +
                                         " is outside RAMBlock " + state_.block};
         }
     }
-    host_ = host;
+    memory_ = memory;
+    if (made_.size() < pages_.size() * kPageSize) {
+        made_.resize(pages_.size() * kPageSize);
+    }
     return Status::Ok();
 }
 
@@ -288,7 +294,9 @@ Status Decoder::Patch() {
             continue;
         }
         uint8_t *at = PageAt(page);
-        if (page.base != kOwnBase) {
+        if (page.base == kOwnBase) {
+            memcpy(at, GuestAt(page), kPageSize);
+        } else {
             Hash hash;
             Status status = store_->Get(page.base, at, &hash);
             if (!status.ok()) {
@@ -304,7 +312,7 @@ Status Decoder::Patch() {
     return Status::Ok();
 }
 
-// Delta pages: all bases are gathered before any of the pages is written.
+// Delta pages: their bases, one after the other, are the frame's prefix.
 Status Decoder::Delta() {
     prefix_.clear();
     bases_.clear();
@@ -313,7 +321,7 @@ Status Decoder::Delta() {
             continue;
         }
         if (page.base == kOwnBase) {
-            prefix_.insert(prefix_.end(), PageAt(page), PageAt(page) + kPageSize);
+            prefix_.insert(prefix_.end(), GuestAt(page), GuestAt(page) + kPageSize);
         } else if (std::find(bases_.begin(), bases_.end(), page.base) == bases_.end()) {
             Hash hash;
             bases_.push_back(page.base);
@@ -383,6 +391,35 @@ Status Decoder::Publish() {
     return put();
 }
 
+void Decoder::Write() {
+    for (size_t i = 0; i < pages_.size();) {
+        size_t run = 1;
+        if (pages_[i].kind != PageKind::kZero) {
+            while (i + run < pages_.size() && pages_[i + run].kind != PageKind::kZero &&
+                   pages_[i + run].number == pages_[i].number + run) {
+                run++;
+            }
+            WriteRun(pages_[i], run);
+        }
+        i += run;
+    }
+}
+
+// Memory that is touched for the first time costs a page fault a page, more than
+// all else that is done with it; a write to the file behind it does not, nor
+// does it clear the page first.
+void Decoder::WriteRun(const Page &first, size_t count) {
+    const size_t size = count * kPageSize;
+    if (memory_.fd >= 0 && count >= kMinFileRun &&
+        pwrite(memory_.fd, PageAt(first), size,
+               static_cast<off_t>(memory_.offset + first.number * kPageSize)) ==
+            static_cast<ssize_t>(size)) {
+        return;
+    }
+    // No such file, or one that is not for writing
+    memcpy(GuestAt(first), PageAt(first), size);
+}
+
 Status Decoder::Finish() {
     shared_.assign(hashed_pages_, Hash{});
     Status status;
@@ -419,6 +456,7 @@ Status Decoder::Finish() {
         return {Code::kCorrupt, "pages of RAMBlock " + std::string(state_.block) +
                                     " do not hash to what the source sent"};
     }
+    Write();
     last_number_ = header_.number;
     return Status::Ok();
 }

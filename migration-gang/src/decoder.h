@@ -29,10 +29,20 @@ namespace gang {
 //   ParseHeader    the header          -> metadata_size(), payload_size()
 //   ParseMetadata  the descriptions    -> block(), pages()
 //   Bind           where block() lies  (every page is now known to be inside)
-//   RawIov + read, or Inflate          (guest memory is written)
-//   Finish         store, references, digest -> ack_number()
+//   RawIov + read, or Inflate          (into memory of our own)
+//   Finish         store, references, digest, guest memory -> ack_number()
+//
+// Guest memory is written last: only pages that have been checked get there.
 class Decoder {
   public:
+    // A RAMBlock's memory.
+    struct Memory {
+        uint8_t *host;       // as this process has it mapped
+        uint64_t length;     // bytes in use
+        int fd = -1;         // the file that is mapped shared there, if any: new
+        uint64_t offset = 0; // pages are written to it instead, from this offset on
+    };
+
     struct Page {
         uint64_t number; // offset / kPageSize
         uint32_t slot; // of published and referenced pages
@@ -56,10 +66,9 @@ class Decoder {
     // In the packet's order.  Zero pages are the caller's to clear.
     const std::vector<Page> &pages() const { return pages_; }
 
-    // `host` is the block's memory, `length` its bytes in use.
-    Status Bind(uint8_t *host, uint64_t length);
+    Status Bind(const Memory &memory);
 
-    // Raw payloads: where its bytes go, most of them in guest memory.
+    // Raw payloads: where its bytes go.
     const std::vector<iovec> &RawIov();
     // zstd payloads: payload_size() bytes at `payload`.
     Status Inflate(const uint8_t *payload);
@@ -78,7 +87,13 @@ class Decoder {
     Status Patch();
     Status Delta();
     Status Publish();
-    uint8_t *PageAt(const Page &p) const { return host_ + p.number * kPageSize; }
+    void Write();
+    void WriteRun(const Page &first, size_t count);
+    // Where a page of pages_ is made, and where it is in the guest.
+    uint8_t *PageAt(const Page &p) {
+        return made_.data() + static_cast<size_t>(&p - pages_.data()) * kPageSize;
+    }
+    uint8_t *GuestAt(const Page &p) const { return memory_.host + p.number * kPageSize; }
 
     struct DctxDeleter {
         void operator()(ZSTD_DCtx_s *d) const;
@@ -94,9 +109,10 @@ class Decoder {
     size_t delta_pages_ = 0;
     size_t hashed_pages_ = 0; // that the digest covers
     const uint8_t *delta_ = nullptr;
-    uint8_t *host_ = nullptr;
+    Memory memory_{};
     std::vector<uint8_t> metadata_;
     std::vector<Page> pages_;
+    std::vector<uint8_t> made_; // a page each of pages_, in order; stays in the cache
     std::vector<iovec> iov_;
     std::vector<Hash> shared_;    // of hashed pages, in order
     std::vector<uint8_t> blocks_; // patched pages' blocks, in order

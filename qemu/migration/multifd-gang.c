@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include <gang/gang.h>
 #include "qemu/cutils.h"
+#include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
@@ -163,6 +164,17 @@ int multifd_gang_unfill_packet(MultiFDRecvParams *p, Error **errp)
     return 0;
 }
 
+/* The file whose pages are this block's memory, if it can take them. */
+static int multifd_gang_fd(RAMBlock *block)
+{
+    if (!qemu_ram_is_shared(block) ||
+        (block->flags & (RAM_READONLY_FD | RAM_PMEM)) ||
+        qemu_ram_pagesize(block) != qemu_real_host_page_size()) {
+        return -1;
+    }
+    return qemu_ram_get_fd(block);
+}
+
 /* Where the RAMBlock of the packet's pages lies, checked. */
 static RAMBlock *multifd_gang_block(MultiFDRecvParams *p, const char *id,
                                     Error **errp)
@@ -176,7 +188,9 @@ static RAMBlock *multifd_gang_block(MultiFDRecvParams *p, const char *id,
         return NULL;
     }
     if (!gang_destination_bind(migration_gang_destination(), p->id,
-                               block->host, block->used_length, &message)) {
+                               block->host, block->used_length,
+                               multifd_gang_fd(block), block->fd_offset,
+                               &message)) {
         gang_error(errp, p->id, message);
         return NULL;
     }

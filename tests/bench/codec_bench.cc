@@ -112,7 +112,7 @@ void BM_ApplyReferences(benchmark::State &state) {
                                             decoder->metadata_size());
         }
         if (status.ok()) {
-            status = decoder->Bind(target.data(), target.bytes());
+            status = decoder->Bind({target.data(), target.bytes()});
         }
         if (status.ok()) {
             status = decoder->Finish();

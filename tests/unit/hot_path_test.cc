@@ -50,7 +50,7 @@ Status Take(Decoder *decoder, const Bytes &packet, uint8_t *host, uint64_t lengt
         status = decoder->ParseMetadata(metadata, decoder->metadata_size());
     }
     if (status.ok()) {
-        status = decoder->Bind(host, length);
+        status = decoder->Bind({host, length});
     }
     if (status.ok() && decoder->encoding() == PayloadEncoding::kRaw) {
         for (const iovec &part : decoder->RawIov()) {

@@ -121,7 +121,7 @@ class Vm {
         const char *id =
             gang_destination_metadata(destination, channel, metadata, metadata_size, error.out());
         if (!id ||
-            !gang_destination_bind(destination, channel, to.data(), to.bytes(), error.out())) {
+            !gang_destination_bind(destination, channel, to.data(), to.bytes(), -1, 0, error.out())) {
             return false;
         }
         EXPECT_STREQ(id, "pc.ram");

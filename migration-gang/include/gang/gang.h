@@ -230,11 +230,13 @@ GANG_API size_t gang_destination_greeting(const GangDestination *destination,
 
 /*
  * Taking one packet apart, in this order, one thread a channel.  Any failure
- * must fail the migration.
+ * must fail the migration.  Guest memory is written by the last call, when all
+ * has been checked.
  *
  *   gang_destination_header    its bytes   -> sizes of what follows
  *   gang_destination_metadata  the metadata -> id of the RAMBlock
- *   gang_destination_bind      where that RAMBlock lies, its used length
+ *   gang_destination_bind      where that RAMBlock lies, its used length, and
+ *                              the file that is mapped shared there, or -1
  *   gang_destination_raw_iov   raw: where to read the payload to; or
  *   gang_destination_inflate   zstd: the payload
  *   gang_destination_finish    -> bytes to send on the return path
@@ -246,7 +248,8 @@ GANG_API bool gang_destination_header(GangDestination *destination, uint32_t cha
 GANG_API const char *gang_destination_metadata(GangDestination *destination, uint32_t channel,
                                                const uint8_t *metadata, size_t size, char **error);
 GANG_API bool gang_destination_bind(GangDestination *destination, uint32_t channel, uint8_t *host,
-                                    uint64_t used_length, char **error);
+                                    uint64_t used_length, int fd, uint64_t fd_offset,
+                                    char **error);
 /* The page `i` of the packet.  True: it is a zero page, the caller clears it. */
 GANG_API bool gang_destination_page(GangDestination *destination, uint32_t channel, size_t i,
                                     uint64_t *offset);
