@@ -93,12 +93,11 @@ GangSource *gang_source_new(const GangSourceConfig *config, char **error) {
     return Check(SourceMember::Create(c, &source->member), error) ? source.release() : nullptr;
 }
 
-void gang_source_free(GangSource *source, GangResult result) {
-    if (source) {
-        source->member->Leave(ToLeave(result));
-        delete source;
-    }
+void gang_source_leave(GangSource *source, GangResult result) {
+    source->member->Leave(ToLeave(result));
 }
+
+void gang_source_free(GangSource *source) { delete source; }
 
 bool gang_source_return_message(GangSource *source, const uint8_t *message, size_t size,
                                 char **error) {
@@ -212,12 +211,11 @@ GangDestination *gang_destination_new(const char *socket, const char *gang, cons
                                                                                      : nullptr;
 }
 
-void gang_destination_free(GangDestination *destination, GangResult result) {
-    if (destination) {
-        destination->member->Leave(ToLeave(result));
-        delete destination;
-    }
+void gang_destination_leave(GangDestination *destination, GangResult result) {
+    destination->member->Leave(ToLeave(result));
 }
+
+void gang_destination_free(GangDestination *destination) { delete destination; }
 
 size_t gang_destination_greeting(const GangDestination *destination,
                                  uint8_t out[GANG_MAX_RETURN_MESSAGE]) {

@@ -77,6 +77,18 @@ static bool gang_is_zero(const void *page, size_t size)
     return buffer_is_zero(page, size);
 }
 
+/*
+ * Frees in a thread of its own: a store of gigabytes takes a tenth of a second
+ * to unmap, for which the big lock would keep the guest.
+ */
+static void gang_free(void *(*free_object)(void *), void *object)
+{
+    QemuThread thread;
+
+    qemu_thread_create(&thread, "mig/gang/free", free_object, object,
+                       QEMU_THREAD_DETACHED);
+}
+
 bool migrate_gang(void)
 {
     return migrate_multifd() &&
@@ -224,6 +236,12 @@ bool migration_gang_source_prepare(Error **errp)
     return true;
 }
 
+static void *gang_free_source(void *opaque)
+{
+    gang_source_free(opaque);
+    return NULL;
+}
+
 void migration_gang_source_cleanup(void)
 {
     MigrationState *s = migrate_get_current();
@@ -245,7 +263,8 @@ void migration_gang_source_cleanup(void)
                                         stats.referenced_pages,
                                         stats.deferred_pages);
     migration_gang_remember(&stats, result);
-    gang_source_free(gang_out.source, result);
+    gang_source_leave(gang_out.source, result);
+    gang_free(gang_free_source, gang_out.source);
     memset(&gang_out, 0, sizeof(gang_out));
 }
 
@@ -523,6 +542,12 @@ int migration_gang_incoming_greet(MigrationIncomingState *mis)
     return migrate_send_rp_gang(mis, greeting, len);
 }
 
+static void *gang_free_destination(void *opaque)
+{
+    gang_destination_free(opaque);
+    return NULL;
+}
+
 void migration_gang_incoming_cleanup(bool completed)
 {
     GangResult result = completed ? GANG_COMPLETED : GANG_FAILED;
@@ -535,6 +560,7 @@ void migration_gang_incoming_cleanup(bool completed)
     trace_migration_gang_incoming_cleanup(result, stats.published_pages,
                                           stats.referenced_pages);
     migration_gang_remember(&stats, result);
-    gang_destination_free(gang_in, result);
+    gang_destination_leave(gang_in, result);
+    gang_free(gang_free_destination, gang_in);
     gang_in = NULL;
 }

@@ -58,8 +58,14 @@ class Vm {
     }
     ~Vm() { Leave(GANG_COMPLETED); }
     void Leave(GangResult result) {
-        gang_source_free(source, result);
-        gang_destination_free(destination, result);
+        if (source) {
+            gang_source_leave(source, result);
+        }
+        if (destination) {
+            gang_destination_leave(destination, result);
+        }
+        gang_source_free(source);
+        gang_destination_free(destination);
         source = nullptr;
         destination = nullptr;
     }

@@ -115,11 +115,12 @@ typedef struct GangSourceConfig {
 GANG_API GangSource *gang_source_new(const GangSourceConfig *config, char **error);
 
 /*
- * Ends the membership and frees.  No other call may be under way or follow.
- * What this member published and the destination confirmed stays of use to the
- * others.
+ * Ends the membership; does not block.  Only free may follow.  What this member
+ * published and the destination confirmed stays of use to the others.
  */
-GANG_API void gang_source_free(GangSource *source, GangResult result);
+GANG_API void gang_source_leave(GangSource *source, GangResult result);
+/* Any thread.  Takes its time: gigabytes may have to be unmapped. */
+GANG_API void gang_source_free(GangSource *source);
 
 /*
  * A gang message from the return path (greeting or acknowledgement), size at
@@ -222,7 +223,9 @@ GANG_API void gang_source_stats(const GangSource *source, GangStats *stats);
 /* Connects to gangd and maps the gang's store; waits 5 s at most. */
 GANG_API GangDestination *gang_destination_new(const char *socket, const char *gang,
                                                const char *member, char **error);
-GANG_API void gang_destination_free(GangDestination *destination, GangResult result);
+/* As gang_source_leave() and gang_source_free(). */
+GANG_API void gang_destination_leave(GangDestination *destination, GangResult result);
+GANG_API void gang_destination_free(GangDestination *destination);
 
 /* Writes the greeting; returns its size. */
 GANG_API size_t gang_destination_greeting(const GangDestination *destination,
