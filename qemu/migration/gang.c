@@ -502,6 +502,26 @@ void migration_gang_last_round(void)
     }
 }
 
+/*
+ * Clones have the same content at about the same place.  If all began there,
+ * they would meet it at the same time, and defer what is not confirmed yet;
+ * so each begins with another part of its memory.
+ */
+unsigned long migration_gang_first_page(RAMBlock *first)
+{
+    GangStats stats;
+
+    if (!gang_out.source) {
+        return 0;
+    }
+    gang_source_stats(gang_out.source, &stats);
+    if (!stats.joined) {
+        return 0;
+    }
+    return first->used_length / GANG_PAGE_SIZE *
+           (stats.member_index % stats.joined) / stats.joined;
+}
+
 /* ----------------------------------------------------------- destination */
 
 bool migration_gang_incoming_prepare(Error **errp)

@@ -68,6 +68,8 @@ void migration_gang_take_deferred(bool all, MigGangRedirty *redirty,
 uint64_t migration_gang_deferred_pages(void);
 /* From now on every page is sent. */
 void migration_gang_last_round(void);
+/* Where in the first block the first round begins. */
+unsigned long migration_gang_first_page(RAMBlock *first);
 
 /* Destination, main thread. */
 bool migration_gang_incoming_prepare(Error **errp);
@@ -161,6 +163,11 @@ static inline uint64_t migration_gang_deferred_pages(void)
 
 static inline void migration_gang_last_round(void)
 {
+}
+
+static inline unsigned long migration_gang_first_page(RAMBlock *first)
+{
+    return 0;
 }
 
 static inline bool migration_gang_incoming_prepare(Error **errp)
