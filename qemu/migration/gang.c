@@ -27,8 +27,11 @@
 #include "qemu/error-report.h"
 #include "qemu/rcu.h"
 #include "qemu/bitmap.h"
+#include <sys/vfs.h>
+#include <linux/magic.h>
 #include "qapi/error.h"
 #include "qapi/qapi-commands-migration.h"
+#include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "exec/target_page.h"
 #include "system/system.h"
@@ -72,9 +75,49 @@ static void gang_error(Error **errp, char *message)
     free(message);
 }
 
-static bool gang_is_zero(const void *page, size_t size)
+static __thread const uint8_t *hole_start, *hole_end;
+
+int migration_gang_file(RAMBlock *block)
 {
-    return buffer_is_zero(page, size);
+    struct statfs fs;
+
+    if (!qemu_ram_is_shared(block) || block->fd < 0 ||
+        (block->flags & (RAM_READONLY_FD | RAM_PMEM)) ||
+        qemu_ram_pagesize(block) != qemu_real_host_page_size() ||
+        fstatfs(block->fd, &fs) || fs.f_type != TMPFS_MAGIC) {
+        return -1;
+    }
+    return block->fd;
+}
+
+/*
+ * To read a page that the guest has never had makes the kernel allocate it.
+ * A guest that writes into the hole from now on makes the page dirty, as it
+ * does when its zeros have been read.
+ */
+void migration_gang_find_hole(RAMBlock *block, uint64_t offset)
+{
+    int fd = migration_gang_file(block);
+    off_t data;
+
+    hole_start = hole_end = block->host + offset;
+    if (fd < 0) {
+        return;
+    }
+    data = lseek(fd, block->fd_offset + offset, SEEK_DATA);
+    if (data < 0) {
+        data = errno == ENXIO ? block->fd_offset + block->used_length : 0;
+    }
+    if (data > block->fd_offset + offset) {
+        hole_end = block->host + (data - block->fd_offset);
+    }
+}
+
+bool migration_gang_is_zero(const void *page, size_t size)
+{
+    const uint8_t *p = page;
+
+    return (p >= hole_start && p < hole_end) || buffer_is_zero(page, size);
 }
 
 /*
@@ -301,8 +344,11 @@ static bool gang_scan_slice(void)
                 }
                 offsets[n++] = (uint64_t)gang_out.scan_page++ * GANG_PAGE_SIZE;
             }
+            if (n) {
+                migration_gang_find_hole(block, offsets[0]);
+            }
             gang_source_scan(gang_out.source, block->host, offsets, n,
-                             gang_is_zero);
+                             migration_gang_is_zero);
             if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) >= end) {
                 return false;
             }

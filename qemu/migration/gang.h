@@ -76,6 +76,15 @@ bool migration_gang_incoming_prepare(Error **errp);
 int migration_gang_incoming_greet(MigrationIncomingState *mis);
 void migration_gang_incoming_cleanup(bool completed);
 
+/* The tmpfs or memfd file that is mapped shared as @block, or -1. */
+int migration_gang_file(RAMBlock *block);
+/*
+ * Whether a page is zero, without touching it if it is in the hole that the
+ * same thread's last migration_gang_find_hole() has found at @offset.
+ */
+void migration_gang_find_hole(RAMBlock *block, uint64_t offset);
+bool migration_gang_is_zero(const void *page, size_t size);
+
 /* For the multifd method; NULL when there is no gang migration. */
 struct GangSource *migration_gang_source(void);
 struct GangDestination *migration_gang_destination(void);

@@ -13,7 +13,6 @@
 #include "qemu/osdep.h"
 #include <gang/gang.h>
 #include "qemu/cutils.h"
-#include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
@@ -43,11 +42,6 @@ static void gang_error(Error **errp, uint8_t id, char *message)
 {
     error_setg(errp, "multifd %u: %s", id, message ? message : "gang error");
     free(message);
-}
-
-static bool gang_is_zero(const void *page, size_t size)
-{
-    return buffer_is_zero(page, size);
 }
 
 /* The socket below a channel, to ask what the link does; -1 for none. */
@@ -86,11 +80,12 @@ static int multifd_gang_send_prepare(MultiFDSendParams *p, Error **errp)
     char *message = NULL;
     GangPacket packet;
 
+    migration_gang_find_hole(pages->block, pages->offset[0]);
     if (!gang_source_encode(migration_gang_source(), p->id,
                             pages->block->idstr, pages->block,
                             pages->block->host,
                             (const uint64_t *)pages->offset, pages->num,
-                            detect ? gang_is_zero : NULL, &packet, &message)) {
+                            detect ? migration_gang_is_zero : NULL, &packet, &message)) {
         gang_error(errp, p->id, message);
         return -1;
     }
@@ -164,17 +159,6 @@ int multifd_gang_unfill_packet(MultiFDRecvParams *p, Error **errp)
     return 0;
 }
 
-/* The file whose pages are this block's memory, if it can take them. */
-static int multifd_gang_fd(RAMBlock *block)
-{
-    if (!qemu_ram_is_shared(block) ||
-        (block->flags & (RAM_READONLY_FD | RAM_PMEM)) ||
-        qemu_ram_pagesize(block) != qemu_real_host_page_size()) {
-        return -1;
-    }
-    return qemu_ram_get_fd(block);
-}
-
 /* Where the RAMBlock of the packet's pages lies, checked. */
 static RAMBlock *multifd_gang_block(MultiFDRecvParams *p, const char *id,
                                     Error **errp)
@@ -189,7 +173,7 @@ static RAMBlock *multifd_gang_block(MultiFDRecvParams *p, const char *id,
     }
     if (!gang_destination_bind(migration_gang_destination(), p->id,
                                block->host, block->used_length,
-                               multifd_gang_fd(block), block->fd_offset,
+                               migration_gang_file(block), block->fd_offset,
                                &message)) {
         gang_error(errp, p->id, message);
         return NULL;
