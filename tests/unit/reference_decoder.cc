@@ -292,8 +292,9 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
         return ram.begin() + static_cast<ptrdiff_t>(page.number * kPage);
     };
     Hash128 ignored;
+    std::vector<Bytes> made(described.size()); // all but zero pages
 
-    // 1. Zero pages become zero.  Then literal and published pages get their bytes.
+    // 1. Zero pages become zero.  Literal and published pages are made of their bytes.
     for (const Page &page : described) {
         if (page.kind == kZero) {
             std::fill_n(at(page), kPage, 0);
@@ -305,7 +306,7 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
     for (size_t i = 0; i < described.size(); i++) {
         const Page &page = described[i];
         if (page.kind == kLiteral || page.kind == kPublished) {
-            std::copy_n(next, kPage, at(page));
+            made[i] = Bytes(next, next + kPage);
             next += kPage;
         }
         auto size = static_cast<ptrdiff_t>(kBlock) *
@@ -314,20 +315,17 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
         next += page.mask.empty() ? 0 : size;
     }
 
-    // 2. Patched pages get the bytes of their base, then their blocks.
+    // 2. Patched pages are made of their base and their blocks.
     for (size_t i = 0; i < described.size(); i++) {
         const Page &page = described[i];
         if (page.mask.empty()) {
             continue;
         }
-        if (!page.own) {
-            const Bytes base = FromStore(page.base, &ignored);
-            std::copy_n(base.begin(), kPage, at(page));
-        }
+        made[i] = page.own ? Bytes(at(page), at(page) + kPage) : FromStore(page.base, &ignored);
         auto block = blocks[i].begin();
         for (size_t b = 0; b < page.mask.size(); b++) {
             if (page.mask[b]) {
-                std::copy_n(block, kBlock, at(page) + static_cast<ptrdiff_t>(b * kBlock));
+                std::copy_n(block, kBlock, made[i].begin() + static_cast<ptrdiff_t>(b * kBlock));
                 block += kBlock;
             }
         }
@@ -352,9 +350,9 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
         }
         const Bytes deltas = Delta(Bytes(delta, packet.end()), prefix, delta_pages * kPage);
         auto from = deltas.begin();
-        for (const Page &page : described) {
-            if (page.kind == kDelta || page.kind == kDeltaPublished) {
-                std::copy_n(from, kPage, at(page));
+        for (size_t i = 0; i < described.size(); i++) {
+            if (described[i].kind == kDelta || described[i].kind == kDeltaPublished) {
+                made[i] = Bytes(from, from + kPage);
                 from += kPage;
             }
         }
@@ -368,18 +366,16 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
         if (page.kind == kPublished || page.kind == kPatchedPublished ||
             page.kind == kDeltaPublished) {
             Require(store_->slots.count(page.slot) == 0, "a published page's slot is empty");
-            Bytes copy(at(page), at(page) + kPage);
-            hash_of[i] = store_->HashPage(copy);
-            store_->slots[page.slot] = {copy, hash_of[i]};
+            hash_of[i] = store_->HashPage(made[i]);
+            store_->slots[page.slot] = {made[i], hash_of[i]};
         }
     }
     for (size_t i = 0; i < described.size(); i++) {
         const Page &page = described[i];
         if (page.kind == kReferenced) {
-            const Bytes copy = FromStore(page.slot, &hash_of[i]);
-            std::copy_n(copy.begin(), kPage, at(page));
+            made[i] = FromStore(page.slot, &hash_of[i]);
         } else if (page.kind == kPatched || page.kind == kDelta) {
-            hash_of[i] = store_->HashPage(Bytes(at(page), at(page) + kPage));
+            hash_of[i] = store_->HashPage(made[i]);
         }
     }
     std::vector<Hash128> hashes; // in the order of the descriptions
@@ -391,6 +387,13 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
 
     // 5. Digest.
     Require(store_->Digest(hashes) == digest, "digest");
+
+    // 6. Guest memory gets what was made.
+    for (size_t i = 0; i < described.size(); i++) {
+        if (described[i].kind != kZero) {
+            std::copy_n(made[i].begin(), kPage, at(described[i]));
+        }
+    }
     return number;
 }
 

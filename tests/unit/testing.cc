@@ -171,7 +171,7 @@ Status Apply(Decoder *decoder, const Bytes &packet, const FindBlock &find, uint3
     if (!block.host) {
         return {Code::kInvalid, "no such RAMBlock"};
     }
-    status = decoder->Bind({block.host, block.length});
+    status = decoder->Bind({block.host, block.length, block.fd, block.offset});
     if (!status.ok()) {
         return status;
     }

@@ -96,6 +96,8 @@ void FixCheck(Bytes *packet, const Hasher &hasher);
 struct BlockAt {
     uint8_t *host = nullptr;
     uint64_t length = 0;
+    int fd = -1;         // the file that is mapped there
+    uint64_t offset = 0; // from here on
 };
 using FindBlock = std::function<BlockAt(const std::string &id)>;
 
