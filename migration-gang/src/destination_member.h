@@ -39,7 +39,10 @@ class DestinationMember {
     // Counts a packet that was applied.  Any thread.
     void Count(const Decoder &decoder);
     // Main thread, when nobody else uses the object any more.
-    void Leave(LeaveResult result) { (void)control_->Leave(result); }
+    void Leave(LeaveResult result) {
+        (void)control_->Leave(result);
+        control_.reset(); // if that got lost, gangd sees the end of the connection
+    }
 
     const Store &store() const { return *store_; }
     const Counters &counters() const { return counters_; }

@@ -319,6 +319,7 @@ void SourceMember::Leave(LeaveResult result) {
         directory_->SetMemberState(grant_.index, MemberState::kLeft);
     }
     (void)control_->Leave(result);
+    control_.reset(); // if that got lost, gangd sees the end of the connection
 }
 
 } // namespace gang

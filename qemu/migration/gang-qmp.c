@@ -283,7 +283,8 @@ void qmp_gang_migrate_incoming(const char *uri, bool has_channels,
                              exit_on_error, errp);
     }
     if (*errp) {
-        migration_gang_incoming_cleanup(false);
+        migration_gang_incoming_leave(false);
+        migration_gang_incoming_cleanup();
         gang_settings_restore(&old);
     }
     gang_settings_clear(&old);

@@ -55,6 +55,9 @@
 #define GANG_MAX_PACKETS 512
 #define GANG_SWITCHOVER_PACKETS 0
 
+/* Rounds before what is left is compared with pages instead of bytes */
+#define GANG_PATIENT_ROUNDS 4
+
 /*
  * @source is created and freed by the main thread, while no migration thread
  * runs; the rest belongs to the migration thread.
@@ -77,6 +80,12 @@ static void gang_error(Error **errp, char *message)
 
 static __thread const uint8_t *hole_start, *hole_end;
 
+/* What this thread's last look for content has found nothing in */
+static __thread struct {
+    int fd;
+    off_t start, end;
+} hole_hint;
+
 int migration_gang_file(RAMBlock *block)
 {
     struct statfs fs;
@@ -91,25 +100,63 @@ int migration_gang_file(RAMBlock *block)
 }
 
 /*
- * To read a page that the guest has never had makes the kernel allocate it.
- * A guest that writes into the hole from now on makes the page dirty, as it
- * does when its zeros have been read.
+ * With shmem_enabled=advise, memory is only backed by huge pages if it is
+ * touched through a mapping that asks for it, as QEMU's does.
  */
-void migration_gang_find_hole(RAMBlock *block, uint64_t offset)
+int migration_gang_file_to_write(RAMBlock *block)
+{
+    static int advised = -1; /* any thread may be the first: same answer */
+    g_autofree char *text = NULL;
+
+    if (qatomic_read(&advised) < 0) {
+        qatomic_set(&advised,
+                    g_file_get_contents("/sys/kernel/mm/transparent_hugepage/"
+                                        "shmem_enabled", &text, NULL, NULL) &&
+                    strstr(text, "[advise]"));
+    }
+    return qatomic_read(&advised) ? -1 : migration_gang_file(block);
+}
+
+/*
+ * To read a page that the guest has never had, through the mapping, makes the
+ * kernel allocate it; read() does not.  SEEK_DATA alone is no proof: it takes
+ * a page that the kernel is just moving for a hole.  A guest that writes into
+ * the hole from now on makes the page dirty, as it does when its zeros have
+ * been read.
+ */
+void migration_gang_find_hole(RAMBlock *block, uint64_t offset, uint64_t end)
 {
     int fd = migration_gang_file(block);
-    off_t data;
+    off_t start = block->fd_offset + offset;
+    uint8_t content[16 * GANG_PAGE_SIZE];
 
     hole_start = hole_end = block->host + offset;
     if (fd < 0) {
         return;
     }
-    data = lseek(fd, block->fd_offset + offset, SEEK_DATA);
-    if (data < 0) {
-        data = errno == ENXIO ? block->fd_offset + block->used_length : 0;
+    if (hole_hint.fd != fd || start < hole_hint.start ||
+        start >= hole_hint.end) {
+        off_t data = lseek(fd, start, SEEK_DATA);
+
+        if (data < 0) {
+            data = errno == ENXIO ? block->fd_offset + block->used_length
+                                  : start;
+        }
+        hole_hint.fd = fd;
+        hole_hint.start = start;
+        hole_hint.end = data;
     }
-    if (data > block->fd_offset + offset) {
-        hole_end = block->host + (data - block->fd_offset);
+    end = MIN(end, hole_hint.end - block->fd_offset);
+    while (offset < end) {
+        size_t n = MIN(end - offset, sizeof(content));
+
+        if (pread(fd, content, n, block->fd_offset + offset) != n ||
+            !buffer_is_zero(content, n)) {
+            hole_hint.end = hole_hint.start;
+            return;
+        }
+        offset += n;
+        hole_end = block->host + offset;
     }
 }
 
@@ -124,12 +171,16 @@ bool migration_gang_is_zero(const void *page, size_t size)
  * Frees in a thread of its own: a store of gigabytes takes a tenth of a second
  * to unmap, for which the big lock would keep the guest.
  */
-static void gang_free(void *(*free_object)(void *), void *object)
+static void gang_free(GThreadFunc free_object, void *object)
 {
-    QemuThread thread;
+    GThread *thread = g_thread_try_new("mig/gang/free", free_object, object,
+                                       NULL);
 
-    qemu_thread_create(&thread, "mig/gang/free", free_object, object,
-                       QEMU_THREAD_DETACHED);
+    if (thread) {
+        g_thread_unref(thread);
+    } else {
+        free_object(object);
+    }
 }
 
 bool migrate_gang(void)
@@ -345,7 +396,8 @@ static bool gang_scan_slice(void)
                 offsets[n++] = (uint64_t)gang_out.scan_page++ * GANG_PAGE_SIZE;
             }
             if (n) {
-                migration_gang_find_hole(block, offsets[0]);
+                migration_gang_find_hole(block, offsets[0],
+                                         offsets[n - 1] + GANG_PAGE_SIZE);
             }
             gang_source_scan(gang_out.source, block->host, offsets, n,
                              migration_gang_is_zero);
@@ -549,6 +601,23 @@ void migration_gang_last_round(void)
 }
 
 /*
+ * A page that is a reference or a delta costs a few bytes on the wire: counted
+ * in these, a guest that writes what others have, or what it had, may never be
+ * near enough to its end.  So count its pages, if a few rounds have not brought
+ * it there.  Those of the last round cost more than others, since none of them
+ * waits for a reference: hence a quarter of their rate.
+ */
+double migration_gang_bandwidth(double bytes_per_ms, uint64_t pages,
+                                uint64_t ms)
+{
+    if (!gang_out.source || !ms ||
+        stat64_get(&mig_stats.dirty_sync_count) <= GANG_PATIENT_ROUNDS) {
+        return bytes_per_ms;
+    }
+    return MAX(bytes_per_ms, (double)pages * GANG_PAGE_SIZE / ms / 4);
+}
+
+/*
  * Clones have the same content at about the same place.  If all began there,
  * they would meet it at the same time, and defer what is not confirmed yet;
  * so each begins with another part of its memory.
@@ -577,7 +646,8 @@ bool migration_gang_incoming_prepare(Error **errp)
     char *message = NULL;
 
     /* Left over from an attempt that could not listen */
-    migration_gang_incoming_cleanup(false);
+    migration_gang_incoming_leave(false);
+    migration_gang_incoming_cleanup();
     if (!migrate_gang()) {
         return true;
     }
@@ -608,13 +678,7 @@ int migration_gang_incoming_greet(MigrationIncomingState *mis)
     return migrate_send_rp_gang(mis, greeting, len);
 }
 
-static void *gang_free_destination(void *opaque)
-{
-    gang_destination_free(opaque);
-    return NULL;
-}
-
-void migration_gang_incoming_cleanup(bool completed)
+void migration_gang_incoming_leave(bool completed)
 {
     GangResult result = completed ? GANG_COMPLETED : GANG_FAILED;
     GangStats stats;
@@ -627,6 +691,18 @@ void migration_gang_incoming_cleanup(bool completed)
                                           stats.referenced_pages);
     migration_gang_remember(&stats, result);
     gang_destination_leave(gang_in, result);
-    gang_free(gang_free_destination, gang_in);
-    gang_in = NULL;
+}
+
+static void *gang_free_destination(void *opaque)
+{
+    gang_destination_free(opaque);
+    return NULL;
+}
+
+void migration_gang_incoming_cleanup(void)
+{
+    if (gang_in) {
+        gang_free(gang_free_destination, gang_in);
+        gang_in = NULL;
+    }
 }

@@ -71,18 +71,30 @@ void migration_gang_last_round(void);
 /* Where in the first block the first round begins. */
 unsigned long migration_gang_first_page(RAMBlock *first);
 
+/*
+ * @bytes_per_ms is what crosses the wire.  What counts for the switchover is
+ * how fast dirty memory gets there.
+ */
+double migration_gang_bandwidth(double bytes_per_ms, uint64_t pages,
+                                uint64_t ms);
+
 /* Destination, main thread. */
 bool migration_gang_incoming_prepare(Error **errp);
 int migration_gang_incoming_greet(MigrationIncomingState *mis);
-void migration_gang_incoming_cleanup(bool completed);
+/* Before the source is told that all is done; then, when it has been. */
+void migration_gang_incoming_leave(bool completed);
+void migration_gang_incoming_cleanup(void);
 
 /* The tmpfs or memfd file that is mapped shared as @block, or -1. */
 int migration_gang_file(RAMBlock *block);
+/* The same, if its pages are better written than touched. */
+int migration_gang_file_to_write(RAMBlock *block);
 /*
  * Whether a page is zero, without touching it if it is in the hole that the
- * same thread's last migration_gang_find_hole() has found at @offset.
+ * same thread's last migration_gang_find_hole() has found from @offset to at
+ * most @end.
  */
-void migration_gang_find_hole(RAMBlock *block, uint64_t offset);
+void migration_gang_find_hole(RAMBlock *block, uint64_t offset, uint64_t end);
 bool migration_gang_is_zero(const void *page, size_t size);
 
 /* For the multifd method; NULL when there is no gang migration. */
@@ -189,7 +201,17 @@ static inline int migration_gang_incoming_greet(MigrationIncomingState *mis)
     return 0;
 }
 
-static inline void migration_gang_incoming_cleanup(bool completed)
+static inline double migration_gang_bandwidth(double bytes_per_ms,
+                                              uint64_t pages, uint64_t ms)
+{
+    return bytes_per_ms;
+}
+
+static inline void migration_gang_incoming_leave(bool completed)
+{
+}
+
+static inline void migration_gang_incoming_cleanup(void)
 {
 }
 

@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include <gang/gang.h>
 #include "qemu/cutils.h"
+#include "qemu/units.h"
 #include "exec/ramblock.h"
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
@@ -28,6 +29,8 @@
 QEMU_BUILD_BUG_ON(sizeof(ram_addr_t) != sizeof(uint64_t));
 QEMU_BUILD_BUG_ON(MULTIFD_PACKET_SIZE / GANG_PAGE_SIZE >
                   GANG_MAX_PACKET_PAGES);
+
+#define GANG_SMALL_BLOCK (32 * MiB)
 
 /* What the packet at hand on a receiving channel consists of. */
 typedef struct {
@@ -80,7 +83,8 @@ static int multifd_gang_send_prepare(MultiFDSendParams *p, Error **errp)
     char *message = NULL;
     GangPacket packet;
 
-    migration_gang_find_hole(pages->block, pages->offset[0]);
+    migration_gang_find_hole(pages->block, pages->offset[0],
+                             pages->offset[pages->num - 1] + GANG_PAGE_SIZE);
     if (!gang_source_encode(migration_gang_source(), p->id,
                             pages->block->idstr, pages->block,
                             pages->block->host,
@@ -173,7 +177,8 @@ static RAMBlock *multifd_gang_block(MultiFDRecvParams *p, const char *id,
     }
     if (!gang_destination_bind(migration_gang_destination(), p->id,
                                block->host, block->used_length,
-                               migration_gang_file(block), block->fd_offset,
+                               migration_gang_file_to_write(block),
+                               block->fd_offset,
                                &message)) {
         gang_error(errp, p->id, message);
         return NULL;
@@ -204,6 +209,28 @@ static int multifd_gang_read_payload(MultiFDRecvParams *p, Error **errp)
         ret = -1;
     }
     return ret;
+}
+
+/*
+ * Memory that is new is zero, as multifd_recv_zero_page_process() has it: not
+ * so in small blocks, which firmware and tables of this host may be in.
+ */
+static void multifd_gang_zero_pages(MultiFDRecvParams *p)
+{
+    RAMBlock *block = p->block;
+
+    for (size_t i = 0; i < p->normal_num; i++) {
+        uint64_t offset;
+
+        if (gang_destination_page(migration_gang_destination(), p->id, i,
+                                  &offset) &&
+            (ramblock_recv_bitmap_test_byte_offset(block, offset) ||
+             (block->used_length <= GANG_SMALL_BLOCK &&
+              !buffer_is_zero(block->host + offset, GANG_PAGE_SIZE)))) {
+            memset(block->host + offset, 0, GANG_PAGE_SIZE);
+        }
+        ramblock_recv_bitmap_set_offset(block, offset);
+    }
 }
 
 static int multifd_gang_recv(MultiFDRecvParams *p, Error **errp)
@@ -243,16 +270,6 @@ static int multifd_gang_recv(MultiFDRecvParams *p, Error **errp)
         return -1;
     }
 
-    for (size_t i = 0; i < p->normal_num; i++) {
-        uint64_t offset;
-
-        /* As multifd_recv_zero_page_process(): new memory is zero already */
-        if (gang_destination_page(destination, p->id, i, &offset) &&
-            ramblock_recv_bitmap_test_byte_offset(p->block, offset)) {
-            memset(p->block->host + offset, 0, GANG_PAGE_SIZE);
-        }
-        ramblock_recv_bitmap_set_offset(p->block, offset);
-    }
     if (multifd_gang_read_payload(p, errp)) {
         return -1;
     }
@@ -264,6 +281,7 @@ static int multifd_gang_recv(MultiFDRecvParams *p, Error **errp)
         gang_error(errp, p->id, message);
         return -1;
     }
+    multifd_gang_zero_pages(p);
     if (migrate_send_rp_gang(mis, reply, len)) {
         error_setg(errp, "multifd %u: cannot acknowledge to the source",
                    p->id);

@@ -3,6 +3,9 @@
 """Gangs that nothing happens to: every member arrives bit-identical
 (invariant 1; migrate() asks the oracle for every member) and goes on."""
 
+import glob
+import os
+
 import pytest
 
 from ganglib import gang, oracle
@@ -121,3 +124,27 @@ def test_similar_pages_cost_less_than_whole_ones(bed):
         sent[dedup] = bed.migrate(members, gangds).wire_bytes
         gang.run_at_destination(members)
     assert sent["delta"] < sent["page"]
+
+
+def allocated(vm):
+    """Bytes that the guest's memory takes from this machine."""
+    for path in glob.glob(f"/proc/{vm.process.pid}/fd/*"):
+        if "memfd:" in os.readlink(path) and os.stat(path).st_size == vm.spec.memory_mb << 20:
+            return os.stat(path).st_blocks * 512
+    raise AssertionError("the guest's memory is no file")
+
+
+def test_memory_that_a_guest_never_had_is_allocated_at_neither_end(bed):
+    """A drained host may have none to give."""
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2, memory_mb=512), gangds)
+    before = [allocated(member.source) for member in members]
+    assert max(before) < 488 << 20  # or the test could not fail
+    gang.start(members, bed.hosts, gangds)
+    gang.wait(members)
+    for member, size in zip(members, before):  # the oracle touches all of it
+        assert allocated(member.destination) < size + (4 << 20)
+        # Holes that begin in the middle of a packet are not looked for.
+        assert allocated(member.source) < size + (16 << 20)
+    gang.check(members)
+    gang.run_at_destination(members)

@@ -294,12 +294,7 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
     Hash128 ignored;
     std::vector<Bytes> made(described.size()); // all but zero pages
 
-    // 1. Zero pages become zero.  Literal and published pages are made of their bytes.
-    for (const Page &page : described) {
-        if (page.kind == kZero) {
-            std::fill_n(at(page), kPage, 0);
-        }
-    }
+    // 1. Literal and published pages are made of their bytes.
     const Bytes plain = Stream(encoding, Bytes(payload, delta), stream_size);
     auto next = plain.begin();
     std::map<size_t, Bytes> blocks; // of the patched pages
@@ -388,10 +383,15 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
     // 5. Digest.
     Require(store_->Digest(hashes) == digest, "digest");
 
-    // 6. Guest memory gets what was made.
+    // 6. Guest memory gets what was made, then the zeros.
     for (size_t i = 0; i < described.size(); i++) {
         if (described[i].kind != kZero) {
             std::copy_n(made[i].begin(), kPage, at(described[i]));
+        }
+    }
+    for (const Page &page : described) {
+        if (page.kind == kZero) {
+            std::fill_n(at(page), kPage, 0);
         }
     }
     return number;

@@ -175,11 +175,6 @@ Status Apply(Decoder *decoder, const Bytes &packet, const FindBlock &find, uint3
     if (!status.ok()) {
         return status;
     }
-    for (const Decoder::Page &page : decoder->pages()) {
-        if (page.kind == PageKind::kZero) {
-            memset(block.host + page.number * kPageSize, 0, kPageSize);
-        }
-    }
     if (!take(decoder->payload_size(), &payload)) {
         return cut;
     }
@@ -204,6 +199,11 @@ Status Apply(Decoder *decoder, const Bytes &packet, const FindBlock &find, uint3
     status = decoder->Finish();
     if (!status.ok()) {
         return status;
+    }
+    for (const Decoder::Page &page : decoder->pages()) {
+        if (page.kind == PageKind::kZero) {
+            memset(block.host + page.number * kPageSize, 0, kPageSize);
+        }
     }
     *ack = decoder->ack_number();
     return at == packet.size() ? Status::Ok() : Status{Code::kInvalid, "bytes after the packet"};
