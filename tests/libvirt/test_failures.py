@@ -3,17 +3,22 @@
 """Gangs that something happens to: the domains it does not concern arrive with
 the same RAM, the others run at the source, with no parameter left behind."""
 
+import fcntl
 import os
 import pty
 import signal
+import struct
 import subprocess
+import termios
 import threading
 import time
 
 import pytest
 
 from ganglib.process import wait_for
+from ganglib.vm import Spec
 
+from virtlib.domain import Domain
 from virtlib.host import VirshError
 
 SLOW = 60  # Mbit/s: a gang takes some seconds
@@ -90,6 +95,50 @@ def test_an_interrupted_virsh_aborts_all_and_they_can_migrate_later(rig):
     rig.check_move(domains)
 
 
+def test_an_interrupt_while_they_wait_for_one_that_does_not_come(rig):
+    domains = rig.domains(2)
+    process = domains[0].host.spawn(*rig.virsh_argv(domains, "--gang-members", "3"))
+    for domain in domains:
+        wait_for(lambda d=domain: d.monitor("query-migrate").get("status") == "active" or
+                 not process.alive(), 20, f"{domain.name} to join")
+    process.kill(signal.SIGINT)
+    assert wait_end(process, 10) == 1  # they would wait for 15 s
+    assert all(rig.sent(domain) < 1e6 for domain in domains)
+    rig.check_stayed(domains)
+    rig.check_move(domains)
+
+
+def test_a_daemon_without_a_worker_left_does_not_hold_virsh(rig):
+    """Neither abort nor progress gets through while a gang has all workers."""
+    domains = rig.domains(2)
+    here, there = rig.ways(domains)
+    usual = here.read("etc/libvirtd.conf")
+
+    def restart(configuration):
+        here.stop("libvirtd")
+        here.write("etc/libvirtd.conf", configuration)
+        here.start_libvirtd()
+
+    restart(usual + "min_workers = 1\nmax_workers = 2\n")
+    try:
+        rig.net.shape(SLOW // 6)
+        before = rig.net.wire_bytes()
+        process = here.spawn(*rig.virsh_argv(domains, "--verbose"))
+        wait_for(lambda: rig.net.wire_bytes() - before > 3e6 or not process.alive(), 60,
+                 "some bytes on the wire")
+        process.kill(signal.SIGINT)
+        wait_for(lambda: "max_workers" in process.output() or not process.alive(), 20,
+                 "virsh to tell why it waits")
+        assert process.alive(), process.output()
+        process.kill(signal.SIGINT)
+        assert wait_end(process, 5) == -signal.SIGINT
+        wait_for(lambda: rig.gone(domains, there), 30, "the destination to clean up")
+        rig.net.shape(0)
+        rig.check_stayed(domains)
+    finally:
+        restart(usual)
+
+
 def test_domains_of_a_killed_virsh_stay(rig):
     domains = rig.domains(2)
     rig.net.shape(SLOW)
@@ -117,10 +166,13 @@ def test_p2p_goes_on_without_virsh(rig):
     rig.go_on(domains)
 
 
-def test_ctrl_c_on_a_terminal_aborts_all(rig):
+@pytest.mark.parametrize("rows", [24, 3])
+def test_ctrl_c_on_a_terminal_aborts_all(rig, rows):
+    """Of 3 rows one is the cursor's: no room for two domains and the gang."""
     domains = rig.domains(2)
     rig.net.shape(SLOW)
     master, slave = pty.openpty()
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", rows, 80, 0, 0))
     virsh = subprocess.Popen(
         domains[0].host.inside(*rig.virsh_argv(domains, "--verbose")),
         stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
@@ -142,6 +194,7 @@ def test_ctrl_c_on_a_terminal_aborts_all(rig):
         assert f"{domain.name}: [" in text
         assert f"Domain '{domain.name}' did not migrate: " in text
     assert "Gang web: [" in text and "0 of 2 arrived" in text
+    assert ("\033[3A" in text) == (rows == 24)
     rig.check_stayed(domains)
 
 
@@ -193,6 +246,10 @@ def test_without_a_coordinator_nothing_starts(rig):
     (["--with", "vm0"], "Domain 'vm0' is given twice"),
     (["--gang-members", "1"], "A gang of 1 has no room for 2 domains"),
     (["--with", "nobody"], "failed to get domain 'nobody'"),
+    (["stray"], "'stray' is no migration URI; give each further domain with --with"),
+    (["--migrateuri", "tcp:host:49152"], "'tcp:host:49152' is no migration URI"),
+    (["--gang-members", "500"], "A gang has 1 to 128 members, not 500"),
+    (["--bandwidth", "x"], "<bandwidth> option is malformed"),
 ])
 def test_what_cannot_be_is_refused_before_anything_starts(rig, options, message):
     domains = rig.domains(2)
@@ -201,6 +258,18 @@ def test_what_cannot_be_is_refused_before_anything_starts(rig, options, message)
         rig.migrate(domains, *options)
     assert rig.net.wire_bytes() - before < 1e6
     assert all(domain.state() == "running" for domain in domains)
+
+
+def test_a_domain_that_does_not_run_is_refused_before_anything_starts(rig):
+    domain, = rig.domains(1)
+    idle = Domain(Spec(40))
+    idle.host = domain.host
+    idle.define()
+    before = rig.net.wire_bytes()
+    with pytest.raises(VirshError, match=f"Domain '{idle.name}' is not running"):
+        rig.migrate([domain, idle])
+    assert rig.net.wire_bytes() - before < 1e6
+    assert domain.state() == "running"
 
 
 def test_a_companion_that_qemu_does_not_have_is_refused_by_name(rig):

@@ -18,6 +18,8 @@ from .domain import RAM, Domain
 from .host import VIRSH, Host
 
 GANGD_OPTIONS = ("--barrier-timeout", "15")
+NO_GANG = {"multifd-compression": "none", "gang-id": "", "gang-members": 1,
+           "gang-dedup": "delta", "gang-compression": "auto"}
 
 
 class Rig:
@@ -201,8 +203,7 @@ class Rig:
         for domain in domains:
             wait_for(lambda: domain.state() == "running", 20, f"{domain.name} to run")
             parameters = domain.monitor("query-migrate-parameters")
-            assert parameters["gang-id"] == ""
-            assert parameters["multifd-compression"] == "none"
+            assert {name: parameters[name] for name in NO_GANG} == NO_GANG
             domain.wait_beats(1)
 
     def gone(self, domains, host):
