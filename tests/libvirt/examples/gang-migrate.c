@@ -8,8 +8,9 @@
  *
  * One thread a domain, each with a connection of its own to both hosts: the
  * calls wait for each other inside QEMU, and a daemon serves only so many
- * calls of one connection at a time.  -s leaves the domains paused at the
- * destination.  Exits with 0 if all arrived, else says which did not.
+ * calls of one connection at a time.  An event loop keeps the connections
+ * alive, so that a host that is lost is noticed.  -s leaves the domains paused at
+ * the destination.  Exits with 0 if all arrived, else says which did not.
  *
  * Build: gcc gang-migrate.c $(pkg-config --cflags --libs libvirt) -pthread
  */
@@ -18,6 +19,7 @@
 #include <libvirt/virterror.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +36,36 @@ typedef struct {
     char error[512];         /* empty: it arrived */
 } Member;
 
+/* A host that has not answered for 30 s is lost. */
+enum { KEEPALIVE_INTERVAL_S = 5, KEEPALIVE_COUNT = 6, WAKE_MS = 200 };
+
+static atomic_bool over;
+
+/* So that the loop sees that all is over. */
+static void wake(int timer, void *opaque)
+{
+    (void)timer;
+    (void)opaque;
+}
+
+static void *run_events(void *opaque)
+{
+    (void)opaque;
+    while (!over && virEventRunDefaultImpl() == 0)
+        ;
+    return NULL;
+}
+
+static virConnectPtr connect_to(const char *uri)
+{
+    virConnectPtr connection = virConnectOpen(uri);
+
+    /* Not all drivers have it: some run within this process. */
+    if (connection)
+        (void)virConnectSetKeepAlive(connection, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT);
+    return connection;
+}
+
 /* Errors are per thread in libvirt. */
 static void remember_error(Member *member)
 {
@@ -48,8 +80,8 @@ static void *migrate(void *opaque)
     virTypedParameterPtr params = NULL;
     int nparams = 0, maxparams = 0;
 
-    if (!(source = virConnectOpen(member->source)) ||
-        !(destination = virConnectOpen(member->destination)) ||
+    if (!(source = connect_to(member->source)) ||
+        !(destination = connect_to(member->destination)) ||
         !(domain = virDomainLookupByName(source, member->name)) ||
         virTypedParamsAddString(&params, &nparams, &maxparams,
                                 VIR_MIGRATE_PARAM_GANG, member->gang) < 0 ||
@@ -84,6 +116,7 @@ int main(int argc, char **argv)
     unsigned int flags = VIR_MIGRATE_LIVE | VIR_MIGRATE_PARALLEL;
     const char *source = NULL;
     int option, members, failed = 0;
+    pthread_t events;
     Member *gang;
 
     while ((option = getopt(argc, argv, "c:s")) != -1) {
@@ -99,7 +132,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s [-c URI] [-s] GANG DESTINATION-URI DOMAIN...\n", argv[0]);
         return 2;
     }
-    if (virInitialize() < 0 || !(gang = calloc(members, sizeof(*gang))))
+    /* The loop has to be there before the first connection. */
+    if (virInitialize() < 0 || virEventRegisterDefaultImpl() < 0 ||
+        virEventAddTimeout(WAKE_MS, wake, NULL, NULL) < 0 ||
+        !(gang = calloc(members, sizeof(*gang))) ||
+        pthread_create(&events, NULL, run_events, NULL) != 0)
         return 1;
     virSetErrorFunc(NULL, be_quiet);
 
@@ -126,6 +163,8 @@ int main(int argc, char **argv)
             failed++;
         }
     }
+    over = 1;
+    pthread_join(events, NULL);
     free(gang);
     return failed ? 1 : 0;
 }
