@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,7 +20,7 @@ namespace {
 
 using namespace test;
 
-constexpr size_t kPages = 64;
+constexpr size_t kPages = 256;
 constexpr uint64_t kOffset = 3 * kPageSize; // where guest memory is in the file
 
 class FileMemory : public testing::Test {
@@ -31,6 +32,7 @@ class FileMemory : public testing::Test {
                        kOffset);
         EXPECT_NE(p, MAP_FAILED);
         host_ = static_cast<uint8_t *>(p);
+        madvise(p, kPages * kPageSize, MADV_NOHUGEPAGE); // a fault a page
         for (size_t i = 0; i < kPages; i++) {
             FillPage(vm_.source.page(i), i + 1);
         }
@@ -56,6 +58,22 @@ class FileMemory : public testing::Test {
         packet[24] ^= 1; // of the digest
         FixCheck(&packet, gang_.store->hasher());
         return packet;
+    }
+    // Page faults of a packet for memory that was never touched, the second of its
+    // decoder, whose own memory then is there.
+    uint64_t Faults(int fd) {
+        std::vector<size_t> first, second;
+        for (size_t i = 0; i < kPages; i++) {
+            (i < kPages / 2 ? first : second).push_back(i);
+        }
+        EXPECT_TRUE(Take(vm_.Encode(first), fd).ok());
+        const Bytes packet = vm_.Encode(second);
+        rusage before, after;
+        getrusage(RUSAGE_SELF, &before);
+        EXPECT_TRUE(Take(packet, fd).ok());
+        getrusage(RUSAGE_SELF, &after);
+        EXPECT_EQ(Differing(), 0u);
+        return static_cast<uint64_t>(after.ru_minflt - before.ru_minflt);
     }
     // Pages of the mapping that differ from the source's.
     size_t Differing() const {
@@ -86,6 +104,10 @@ TEST_F(FileMemory, PagesArriveThroughTheFile) {
     EXPECT_TRUE(std::all_of(before, before + sizeof(before), [](uint8_t b) { return b == 0; }));
     EXPECT_EQ(lseek(fd_, 0, SEEK_END), static_cast<off_t>(kOffset + kPages * kPageSize));
 }
+
+TEST_F(FileMemory, PagesThroughTheFileAreNotTouched) { EXPECT_LT(Faults(fd_), kPages / 4); }
+
+TEST_F(FileMemory, PagesThroughTheMappingAre) { EXPECT_GE(Faults(-1), kPages / 2); }
 
 TEST_F(FileMemory, RunsSinglePagesAndGapsArrive) {
     GANG_OK(Take(vm_.Encode({0, 1, 2, 7, 9, 10, 40, 63}), fd_));
