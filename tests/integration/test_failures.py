@@ -164,16 +164,19 @@ def test_inv3_inv5_inv6_a_damaged_packet_fails_its_member_only(bed, offset):
     finish([other])
 
 
-@pytest.mark.parametrize("nth", [5, 30, 60, 100])
-@pytest.mark.parametrize("how", ["cut", "end"])
+@pytest.mark.parametrize("how, nth", [("cut", 30), ("end", 5), ("end", 60), ("stall", 20)])
 def test_inv6_a_lost_channel_leaves_no_end_waiting(bed, how, nth):
-    """The source and the destination each wait for their channels to be in
-    sync, and one of the channels is no more."""
+    """Source and destination each wait for all their channels to be in sync,
+    and one of these is no more."""
     gangds = bed.gangds()
-    member, = members = bed.prepare(bed.guests(1, "dirty"), gangds, channels=8)
+    member, = members = bed.prepare(bed.guests(1, "dirty"), gangds, channels=8,
+                                    compression="none", dedup="page")
     forwarder = tampered(bed, members, nth, how)
     gang.start(members, bed.hosts, gangds)
     assert member.source.wait_migration(60, want=None) == "failed"
     assert "tampered" in forwarder.output()
     assert_runs_at_source(member)
     assert member.destination.wait_migration(30, want=None) == "failed"
+    for vm in (member.source, member.destination):  # "failed" is said before it has ended
+        wait_for(lambda: not vm.cmd("query-migrationthreads"), 30,
+                 lambda: f"the end of {vm.cmd('query-migrationthreads')}")

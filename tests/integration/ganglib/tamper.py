@@ -1,74 +1,136 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright the gang migration authors
-"""A TCP forwarder that damages one gang packet on its way to the destination.
+"""A TCP forwarder that damages what goes to the destination.
 
-    python3 -m ganglib.tamper ADDRESS LISTEN_PORT TARGET_PORT NTH OFFSET
+    python3 -m ganglib.tamper ADDRESS LISTEN_PORT TARGET_PORT NTH WHAT
 
-OFFSET is where in the NTH packet a bit is flipped (docs/wire-format.md has the
-header's fields), or "cut": the connection is closed in the middle of it, or
-"end": the connection is closed as soon as it is quiet after it.
+WHAT happens to the NTH gang packet and its connection:
+
+    a number   one bit is flipped, so many bytes into the packet
+               (docs/wire-format.md has the header's fields)
+    cut        the connection is closed in the middle of it
+    end        after it the destination sees the connection end; the source
+               does not: what it sends goes nowhere
+    stall      this connection and another one stall; when nothing moves any
+               more, the source sees the one reset, then the other goes on
+
 Prints "tampered" when it is done."""
 
 import asyncio
+import socket
 import sys
 
 # multifd's magic and version, and the flags of a gang packet
 START = bytes.fromhex("112233440000000100000006")
+QUIET_S = 1.0
 
 
 class Tamper:
-    def __init__(self, nth, offset):
-        self.left, self.offset, self.done = nth, offset, False
-        self.ending = False
+    def __init__(self, nth, what):
+        self.left, self.what = nth, what
+        self.forwarded = 0    # bytes, of all connections
+        self.stalled = []     # writers to the source of stalled connections
+        self.resume = asyncio.Event()
+        self.kept = []        # what must not be closed by losing its last reference
 
-    def apply(self, data):
-        """The bytes to forward, and whether to cut the connection there."""
+    def find(self, data):
+        """Where in data the packet begins, or None."""
         at = -1
-        while not self.done:
+        while self.left > 0:
             at = data.find(START, at + 1)
             if at < 0 or at + 256 > len(data):
                 break
             self.left -= 1
-            if self.left:
-                continue
-            self.done = True
-            print("tampered", flush=True)
-            if self.offset == "cut":
-                return data[:at + 200], True
-            if self.offset == "end":
-                self.ending = True
-                break
+            if not self.left:
+                return at
+        return None
+
+    def done(self):
+        print("tampered", flush=True)
+
+    async def settle(self):
+        """Returns when nothing has moved for a while."""
+        before = -1
+        while before != self.forwarded:
+            before = self.forwarded
+            await asyncio.sleep(QUIET_S)
+
+    async def reset_one_resume_the_other(self):
+        await self.settle()
+        self.stalled[0].transport.abort()  # unread data is there: a reset
+        self.done()
+        await asyncio.sleep(QUIET_S)
+        self.resume.set()
+
+
+def packet_size(header):
+    return 44 + int.from_bytes(header[12:16], "big") + int.from_bytes(header[16:18], "big")
+
+
+async def discard(reader):
+    while await reader.read(1 << 18):
+        pass
+
+
+async def to_destination(tamper, reader, back, writer):
+    """Forwards; `back` is this connection's writer to the source."""
+    while data := await reader.read(1 << 18):
+        at = tamper.find(data)
+        if at is None and tamper.what == "stall" and len(tamper.stalled) == 1 and START in data:
+            tamper.stalled.append(back)
+            tamper.kept.append(asyncio.ensure_future(tamper.reset_one_resume_the_other()))
+            await tamper.resume.wait()
+        elif at is not None and tamper.what == "stall":
+            tamper.stalled.append(back)
+            tamper.kept.append(writer)
+            await asyncio.Event().wait()  # the other direction ends this connection
+        elif at is not None and tamper.what == "cut":
+            writer.write(data[:at + 200])
+            tamper.done()
+            return
+        elif at is not None and tamper.what == "end":
+            end = at + packet_size(data[at:])
+            while len(data) < end and (more := await reader.read(1 << 18)):
+                data += more
+            writer.write(data[:end])
+            writer.write_eof()
+            tamper.done()
+            return await discard(reader)
+        elif at is not None:
             data = bytearray(data)
-            data[at + int(self.offset)] ^= 0x10
-            return bytes(data), False
-        return data, False
+            data[at + int(tamper.what)] ^= 0x10
+            tamper.done()
+        writer.write(data)
+        tamper.forwarded += len(data)
+        await writer.drain()
 
 
-async def pump(reader, writer, tamper):
-    ends = False  # this connection is the one to end
+async def to_source(reader, writer):
+    while data := await reader.read(1 << 18):
+        writer.write(data)
+        await writer.drain()
+
+
+async def closing(forward, writer):
     try:
-        while data := await asyncio.wait_for(reader.read(1 << 18), 0.01 if ends else None):
-            cut = False
-            if tamper:
-                data, cut = tamper.apply(data)
-                ends, tamper.ending = ends or tamper.ending, False
-            writer.write(data)
-            await writer.drain()
-            if cut:
-                break
-    except (OSError, asyncio.TimeoutError):
+        await forward
+    except OSError:
         pass
     writer.close()
 
 
-async def main(address, listen, target, nth, offset):
-    tamper = Tamper(int(nth), offset)
+async def main(address, listen, target, nth, what):
+    tamper = Tamper(int(nth), what)
 
     async def connection(reader, writer):
         out_reader, out_writer = await asyncio.open_connection(address, int(target))
-        await asyncio.gather(pump(reader, out_writer, tamper), pump(out_reader, writer, None))
+        await asyncio.gather(closing(to_destination(tamper, reader, writer, out_writer), out_writer),
+                             closing(to_source(out_reader, writer), writer))
 
-    server = await asyncio.start_server(connection, address, int(listen))
+    sock = socket.create_server((address, int(listen)))
+    if what == "stall":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that it is felt soon
+    server = await asyncio.start_server(connection, sock=sock)
     print("listening", flush=True)
     await server.serve_forever()
 
