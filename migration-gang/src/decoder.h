@@ -39,8 +39,8 @@ class Decoder {
     struct Memory {
         uint8_t *host;       // as this process has it mapped
         uint64_t length;     // bytes in use
-        int fd = -1;         // the file that is mapped shared there, if any: new
-        uint64_t offset = 0; // pages are written to it instead, from this offset on
+        int fd = -1;         // the file that is mapped shared there, or none: runs of
+        uint64_t offset = 0; // pages go into it, from this offset on
     };
 
     struct Page {
@@ -63,7 +63,8 @@ class Decoder {
     Status ParseMetadata(const uint8_t *metadata, size_t size);
     // Id of the RAMBlock the pages are in.
     const char *block() const { return state_.block; }
-    // In the packet's order.  Zero pages are the caller's to clear.
+    // In the packet's order.  Zero pages are the caller's to clear, after
+    // Finish.
     const std::vector<Page> &pages() const { return pages_; }
 
     Status Bind(const Memory &memory);

@@ -80,8 +80,13 @@ static void gang_error(Error **errp, char *message)
 
 static __thread const uint8_t *hole_start, *hole_end;
 
-/* What this thread's last look for content has found nothing in */
+/*
+ * The block that this thread has last been asked about, its file, and where its
+ * last look for content has found nothing.  No thread that is asked outlives
+ * its migration, during which blocks stay.
+ */
 static __thread struct {
+    RAMBlock *block;
     int fd;
     off_t start, end;
 } hole_hint;
@@ -90,13 +95,16 @@ int migration_gang_file(RAMBlock *block)
 {
     struct statfs fs;
 
-    if (!qemu_ram_is_shared(block) || block->fd < 0 ||
-        (block->flags & (RAM_READONLY_FD | RAM_PMEM)) ||
-        qemu_ram_pagesize(block) != qemu_real_host_page_size() ||
-        fstatfs(block->fd, &fs) || fs.f_type != TMPFS_MAGIC) {
-        return -1;
+    if (hole_hint.block != block) {
+        hole_hint.block = block;
+        hole_hint.start = hole_hint.end = 0;
+        hole_hint.fd = qemu_ram_is_shared(block) && block->fd >= 0 &&
+            !(block->flags & (RAM_READONLY_FD | RAM_PMEM)) &&
+            qemu_ram_pagesize(block) == qemu_real_host_page_size() &&
+            !fstatfs(block->fd, &fs) && fs.f_type == TMPFS_MAGIC
+            ? block->fd : -1;
     }
-    return block->fd;
+    return hole_hint.fd;
 }
 
 /*
@@ -119,8 +127,8 @@ int migration_gang_file_to_write(RAMBlock *block)
 
 /*
  * To read a page that the guest has never had, through the mapping, makes the
- * kernel allocate it; read() does not.  SEEK_DATA alone is no proof: it takes
- * a page that the kernel is just moving for a hole.  A guest that writes into
+ * kernel allocate it; read() does not.  SEEK_DATA alone is no proof: it tells
+ * by a flag that a page does not have while the kernel moves it.  A guest that writes into
  * the hole from now on makes the page dirty, as it does when its zeros have
  * been read.
  */
@@ -134,15 +142,13 @@ void migration_gang_find_hole(RAMBlock *block, uint64_t offset, uint64_t end)
     if (fd < 0) {
         return;
     }
-    if (hole_hint.fd != fd || start < hole_hint.start ||
-        start >= hole_hint.end) {
+    if (start < hole_hint.start || start >= hole_hint.end) {
         off_t data = lseek(fd, start, SEEK_DATA);
 
         if (data < 0) {
             data = errno == ENXIO ? block->fd_offset + block->used_length
                                   : start;
         }
-        hole_hint.fd = fd;
         hole_hint.start = start;
         hole_hint.end = data;
     }

@@ -234,7 +234,7 @@ GANG_API size_t gang_destination_greeting(const GangDestination *destination,
 /*
  * Taking one packet apart, in this order, one thread a channel.  Any failure
  * must fail the migration.  Guest memory is written by the last call, when all
- * has been checked.
+ * has been checked; zero pages are the caller's to clear after it.
  *
  *   gang_destination_header    its bytes   -> sizes of what follows
  *   gang_destination_metadata  the metadata -> id of the RAMBlock
