@@ -21,6 +21,13 @@ def total(members, what):
     return sum(info[what] for info in query(members))
 
 
+def check_rounds(members):
+    """Each looked at what its guest had written at least once between the first
+    look and the one after the stop; or all of it had fallen into the downtime."""
+    rounds = {m.source.name: m.info["ram"]["dirty-sync-count"] for m in members}
+    assert min(rounds.values()) >= 3, rounds
+
+
 def test_the_oracle_sees_one_changed_byte(bed, stock):
     """A test that cannot fail is a defect: this one is about the oracle."""
     members = bed.prepare(bed.guests(1, qemu=stock), qemu=stock)
@@ -44,6 +51,7 @@ def test_inv1_gang_of_two_is_identical_with_every_workload(bed, workload):
     members = bed.prepare(bed.guests(2, workload), gangds)
     bed.migrate(members, gangds)
     assert total(members, "referenced-pages") > 0
+    check_rounds(members)
     gang.run_at_destination(members)
 
 
@@ -70,6 +78,7 @@ def test_each_distinct_page_of_a_gang_of_four_crosses_the_wire_once(bed):
     result = bed.migrate(members, gangds)
     pages = oracle.count_pages(sources)
     assert result.wire_bytes <= 1.10 * pages.distinct * oracle.PAGE
+    check_rounds(members)
     gang.run_at_destination(members)
 
 
