@@ -56,10 +56,10 @@
 #define GANG_SWITCHOVER_PACKETS 0
 
 /*
- * How long nothing but deferred pages, none of which gets ready, keeps the next
- * round waiting when they are few enough for the last one.
+ * While a member waits for others it sends nothing.  A threshold of zero would
+ * make QEMU stop the VM without another look at the dirty log.
  */
-#define GANG_DEFERRED_PATIENCE_MS 100
+#define GANG_LEAST_BYTES_PER_MS 1.0
 
 /* Rounds before what is left is compared with pages instead of bytes */
 #define GANG_PATIENT_ROUNDS 4
@@ -73,9 +73,6 @@ static struct {
     bool running;            /* past the start barrier */
     unsigned scan_block;     /* where the scan is: n-th migrated RAMBlock, */
     unsigned long scan_page; /* page in it */
-    int64_t waits_since;     /* ms: for deferred pages, 0: it does not */
-    bool waited;             /* since the bandwidth was last looked at */
-    double bytes_per_ms;     /* of the last interval without such a wait */
 } gang_out;
 
 static GangDestination *gang_in;
@@ -493,7 +490,10 @@ static bool gang_destination_keeps_up(uint64_t limit)
     return false;
 }
 
-/* At most 10 ms: until the pages that are deferred need not be any more. */
+/*
+ * When only deferred pages are left, wait for what they wait for, rather than
+ * turn rounds over them.  Bounded: a member that stalls makes its pages ready.
+ */
 static bool gang_deferred_pages_ready(uint64_t deferred)
 {
     uint64_t ready = 0;
@@ -509,33 +509,9 @@ static bool gang_deferred_pages_ready(uint64_t deferred)
     return ready > 0;
 }
 
-/*
- * When only deferred pages are left, wait for what they wait for, rather than
- * turn rounds over them.  Bounded: a member that stalls makes its pages ready.
- * Meanwhile the guest writes.  So when only a few are left, what it has written
- * is looked at after a while, and either sent or little enough for the end.
- */
-static bool gang_waits_for_deferred(MigrationState *s, uint64_t remaining)
-{
-    uint64_t deferred = gang_source_deferred(gang_out.source);
-    int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-
-    if (!deferred || remaining > deferred * GANG_PAGE_SIZE ||
-        gang_deferred_pages_ready(deferred)) {
-        gang_out.waits_since = 0;
-        return false;
-    }
-    gang_out.waited = true;
-    if (!gang_out.waits_since) {
-        gang_out.waits_since = now;
-    }
-    return remaining >= s->threshold_size ||
-           now - gang_out.waits_since < GANG_DEFERRED_PATIENCE_MS;
-}
-
 MigGangStep migration_gang_iterate(MigrationState *s)
 {
-    uint64_t remaining = ram_bytes_remaining();
+    uint64_t remaining = ram_bytes_remaining(), deferred;
 
     if (!gang_out.source) {
         return MIG_GANG_READY;
@@ -557,7 +533,9 @@ MigGangStep migration_gang_iterate(MigrationState *s)
                                    : GANG_MAX_PACKETS)) {
         return MIG_GANG_WAIT;
     }
-    if (gang_waits_for_deferred(s, remaining)) {
+    deferred = gang_source_deferred(gang_out.source);
+    if (deferred && remaining <= deferred * GANG_PAGE_SIZE &&
+        !gang_deferred_pages_ready(deferred)) {
         return MIG_GANG_WAIT;
     }
     return MIG_GANG_READY;
@@ -647,18 +625,11 @@ double migration_gang_bandwidth(double bytes_per_ms, uint64_t pages,
     if (!gang_out.source || !ms) {
         return bytes_per_ms;
     }
-    if (gang_out.waited) {
-        bytes_per_ms = MAX(bytes_per_ms, gang_out.bytes_per_ms);
-        gang_out.waited = false;
-    } else {
-        gang_out.bytes_per_ms = bytes_per_ms;
-    }
     if (stat64_get(&mig_stats.dirty_sync_count) > GANG_PATIENT_ROUNDS) {
         bytes_per_ms = MAX(bytes_per_ms,
                            (double)pages * GANG_PAGE_SIZE / ms / 4);
     }
-    /* Never nothing: then QEMU does not look for what was written since. */
-    return MAX(bytes_per_ms, 1.0);
+    return MAX(bytes_per_ms, GANG_LEAST_BYTES_PER_MS);
 }
 
 /*
