@@ -13,10 +13,14 @@ int LevelPolicy::level() const { return incompressible_ ? kRaw : kLevels[step_];
 
 void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_bytes,
                          uint64_t coded_bytes, const LinkState &link) {
+    if (tries_ < kTries) {
+        Try(worked_ns + waited_ns, raw_bytes, link);
+        return;
+    }
     worked_ += worked_ns;
     waited_ += waited_ns;
     known_ += link.valid;
-    behind_ += link.valid && link.unsent > kBehindBytes;
+    behind_ += Behind(link);
     if (raw_bytes) {
         packets_++;
         if (incompressible_) {
@@ -44,6 +48,43 @@ void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_by
     }
 }
 
+bool LevelPolicy::Behind(const LinkState &link) const {
+    return link.valid && link.unsent > (kLevels[step_] == kRaw ? kBehindRawBytes : kBehindBytes);
+}
+
+// No move in this direction (0: down) for a while, each time for longer.
+void LevelPolicy::Hold(int up) {
+    hold_until_[up] = windows_ + hold_[up];
+    hold_[up] = std::min(2 * hold_[up], kMaxHold);
+}
+
+// How fast the link is can only be seen with something to send.
+void LevelPolicy::Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link) {
+    if (!link.valid) { // it will not be seen at all
+        tries_ = kTries;
+        step_ = kFirst;
+        last_move_ = 0;
+        return;
+    }
+    if (begun_ < kBegin) { // the receiver's window is still small
+        begun_ += raw_bytes != 0;
+        step_ = begun_ < kBegin ? kFirst : kRaw;
+        return;
+    }
+    if (before_.valid && before_bytes_ >= kTryBytes) {
+        tries_++;
+        tries_behind_ += Behind(link) && 2000 * (link.receiver_us - before_.receiver_us) < ns;
+    }
+    before_ = last_ = link;
+    before_bytes_ = raw_bytes;
+    if (2 * tries_behind_ >= kTries) {
+        tries_ = kTries;
+        step_ = kFirst;
+        last_move_ = 0;
+        Hold(0);
+    }
+}
+
 void LevelPolicy::Decide(const LinkState &link) {
     windows_++;
     const uint64_t all = worked_ + waited_;
@@ -57,23 +98,25 @@ void LevelPolicy::Decide(const LinkState &link) {
         }
     }
     // The less it compresses, the less of the link it may take: bytes that others
-    // could send are worth some CPU.
-    static constexpr uint64_t kEnough[] = {1, 3, 5, 6, 6};
+    // could send are worth some CPU.  Raw pages are often found unsent because
+    // nobody had a CPU to take them; a link that is too slow holds most of them up.
+    static constexpr uint64_t kEnough[] = {4, 3, 5, 6, 6};
     Vote(on_link >= kEnough[step_] ? +1 : on_link == 0 ? -1 : 0);
 }
 
 void LevelPolicy::Vote(int direction) {
     votes_ = direction * votes_ > 0 ? votes_ + direction : direction;
-    const int next = step_ + direction;
     const bool up = direction > 0;
-    const int needed = !up && step_ <= kFirst ? kVotesBelow : kVotes;
+    const bool raw = kLevels[step_] == kRaw;
+    // -5 is on the way down only: a link that is too slow for raw pages gets level 1.
+    const int next = up && raw ? kFirst : step_ + direction;
+    const int needed = up ? (raw ? kVotesFromRaw : kVotes) : step_ <= kFirst ? kVotesBelow : kVotes;
     if (direction == 0 || next < 0 || next > kTop || votes_ * direction < needed ||
         windows_ < hold_until_[up]) {
         return;
     }
     if (last_move_ == -direction) { // the move before was wrong
-        hold_until_[!up] = windows_ + hold_[!up];
-        hold_[!up] = std::min(2 * hold_[!up], kMaxHold);
+        Hold(!up);
     }
     step_ = next;
     last_move_ = direction;

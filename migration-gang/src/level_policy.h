@@ -19,8 +19,10 @@ struct LinkState {
     uint64_t receiver_us = 0; // the receiver's window has been closed for, in all
 };
 
-// Not thread-safe; no clock of its own.  Steps: raw, zstd -5, 1, 3 and 5.  Windows
-// of packets vote; some votes in a row for one direction move one step.  A move that
+// Not thread-safe; no clock of its own.  Steps: raw, zstd -5, 1, 3 and 5.  It
+// begins with level 1, and soon sends a few packets raw: if the link has mostly not taken
+// one when the next has been made, it is too slow for that, and level 1 it is for a
+// while, however idle the link.  From then on windows of packets vote; some votes in a row for one direction move one step.  A move that
 // had to be taken back is not made again for a while, each time for longer, so
 // that between two steps, neither of which is right, there is no swinging.
 class LevelPolicy {
@@ -44,21 +46,31 @@ class LevelPolicy {
     static constexpr uint64_t kWindowNs = 50'000'000;
     static constexpr uint64_t kMinPackets = 4;
     // Going below level 1 costs bytes that others could send: not for a moment's load.
-    static constexpr int kVotes = 3, kVotesBelow = 10;
+    static constexpr int kVotes = 3, kVotesBelow = 10, kVotesFromRaw = 2;
     static constexpr uint64_t kHold = 64, kMaxHold = 512; // windows
-    static constexpr uint64_t kBehindBytes = 32 << 10;
+    // Of packets that are compressed, and of raw ones, which are larger.
+    static constexpr uint64_t kBehindBytes = 32 << 10, kBehindRawBytes = 128 << 10;
     static constexpr uint64_t kProbeBytes = 1 << 20;
     static constexpr uint64_t kProbeAfter = 4, kMaxProbeAfter = 64; // packets
 
+    // Packets with something to compress before the link is tried, and tries.
+    static constexpr uint64_t kBegin = 8, kTries = 6;
+    static constexpr uint64_t kTryBytes = 128 << 10; // that the packet before had at least
+
+    void Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link);
+    bool Behind(const LinkState &link) const;
     void Decide(const LinkState &link);
     void Vote(int direction);
+    void Hold(int up);
 
     int step_ = kFirst;
+    uint64_t begun_ = 0, tries_ = 0, tries_behind_ = 0, before_bytes_ = 0;
+    LinkState before_;
     uint64_t worked_ = 0, waited_ = 0, packets_ = 0; // of this window
     uint64_t raw_ = 0, coded_ = 0;
     uint64_t behind_ = 0, known_ = 0; // packets that found something unsent; that could tell
     LinkState last_;
-    int votes_ = 0, last_move_ = 0;
+    int votes_ = 0, last_move_ = -1; // it began low
     uint64_t windows_ = 0;
     uint64_t hold_until_[2] = {0, 0}, hold_[2] = {kHold, kHold}; // moves down, up
     uint64_t incompressible_ = 0; // packets to send raw before zstd is tried again

@@ -48,6 +48,38 @@ TEST(LevelPolicy, ItComesBackWhenTheLinkGetsSlow) {
     EXPECT_EQ(policy.level(), 5);
 }
 
+// The link as packets of a fast or slow one find it, whose level they follow.
+void SendOver(LevelPolicy *policy, int packets, bool slow) {
+    for (int i = 0; i < packets; i++) {
+        const bool raw = policy->level() == LevelPolicy::kRaw;
+        policy->Packet(2 * kMs, 1 * kMs, kBytes, raw ? kBytes : kBytes / 3,
+                       {true, slow && raw ? uint64_t{1} << 20 : 0, 0});
+    }
+}
+
+// A fast link shows itself in the first packets, a slow one too, and then is not
+// filled just because it is idle.
+TEST(LevelPolicy, AFewRawPacketsShowWhetherTheLinkIsFast) {
+    LevelPolicy fast, slow;
+    SendOver(&fast, 10, false);
+    EXPECT_EQ(fast.level(), LevelPolicy::kRaw);
+    SendOver(&fast, 1000, false);
+    EXPECT_EQ(fast.level(), LevelPolicy::kRaw);
+    SendOver(&slow, 20, true);
+    EXPECT_EQ(slow.level(), 1);
+    SendOver(&slow, 500, true);
+    EXPECT_EQ(slow.level(), 1);
+}
+
+TEST(LevelPolicy, FromRawItGoesToTheLevelThatPays) {
+    LevelPolicy policy;
+    SendOver(&policy, 100, false);
+    for (int i = 0; i < 200 && policy.level() == LevelPolicy::kRaw; i++) {
+        policy.Packet(2 * kMs, 1 * kMs, kBytes, kBytes, {true, 1 << 20, 0});
+    }
+    EXPECT_EQ(policy.level(), 1);
+}
+
 // The kernel knows better than the clock what the wait was for.
 TEST(LevelPolicy, AWaitInWhichTheLinkWasIdleIsNotForTheLink) {
     LevelPolicy policy;
