@@ -13,7 +13,7 @@ int LevelPolicy::level() const { return incompressible_ ? kRaw : kLevels[step_];
 
 void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_bytes,
                          uint64_t coded_bytes, const LinkState &link) {
-    if (tries_ < kTries) {
+    if (trying_) {
         Try(worked_ns + waited_ns, raw_bytes, link);
         return;
     }
@@ -61,7 +61,7 @@ void LevelPolicy::Hold(int up) {
 // How fast the link is can only be seen with something to send.
 void LevelPolicy::Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link) {
     if (!link.valid) { // it will not be seen at all
-        tries_ = kTries;
+        trying_ = false;
         step_ = kFirst;
         last_move_ = 0;
         return;
@@ -69,19 +69,22 @@ void LevelPolicy::Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link) {
     if (begun_ < kBegin) { // the receiver's window is still small
         begun_ += raw_bytes != 0;
         step_ = begun_ < kBegin ? kFirst : kRaw;
+        last_ = link;
         return;
     }
-    if (before_.valid && before_bytes_ >= kTryBytes) {
-        tries_++;
-        tries_behind_ += Behind(link) && 2000 * (link.receiver_us - before_.receiver_us) < ns;
+    tried_bytes_ += raw_bytes;
+    if (Behind(link) && 2000 * (link.receiver_us - last_.receiver_us) < ns) {
+        tries_behind_++;
+        tried_unsent_ += link.unsent;
     }
-    before_ = last_ = link;
-    before_bytes_ = raw_bytes;
-    if (2 * tries_behind_ >= kTries) {
-        tries_ = kTries;
+    last_ = link;
+    if (tries_behind_ >= kSlow || tried_unsent_ >= kSlowBytes) {
+        trying_ = false;
         step_ = kFirst;
         last_move_ = 0;
         Hold(0);
+    } else if (tried_bytes_ >= kTryBytes) {
+        trying_ = false;
     }
 }
 

@@ -20,11 +20,12 @@ struct LinkState {
 };
 
 // Not thread-safe; no clock of its own.  Steps: raw, zstd -5, 1, 3 and 5.  It
-// begins with level 1, and soon sends a few packets raw: if the link has mostly not taken
-// one when the next has been made, it is too slow for that, and level 1 it is for a
-// while, however idle the link.  From then on windows of packets vote; some votes in a row for one direction move one step.  A move that
-// had to be taken back is not made again for a while, each time for longer, so
-// that between two steps, neither of which is right, there is no swinging.
+// begins with level 1, and soon sends a few packets raw: if some find what was
+// before them unsent, the link is too slow for that, and level 1 it is for a while,
+// however idle the link.  From then on windows of packets vote; some votes in a row
+// for one direction move one step.  A move that had to be taken back is not made
+// again for a while, each time for longer, so that between two steps, neither of
+// which is right, there is no swinging.
 class LevelPolicy {
   public:
     static constexpr int kRaw = 0;
@@ -53,9 +54,9 @@ class LevelPolicy {
     static constexpr uint64_t kProbeBytes = 1 << 20;
     static constexpr uint64_t kProbeAfter = 4, kMaxProbeAfter = 64; // packets
 
-    // Packets with something to compress before the link is tried, and tries.
-    static constexpr uint64_t kBegin = 8, kTries = 6;
-    static constexpr uint64_t kTryBytes = 128 << 10; // that the packet before had at least
+    // Packets with something to compress, before the link is tried with so many bytes;
+    // it is slow if so many packets find it behind, or so many bytes, all in all.
+    static constexpr uint64_t kBegin = 8, kTryBytes = 2 << 20, kSlow = 3, kSlowBytes = 1 << 20;
 
     void Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link);
     bool Behind(const LinkState &link) const;
@@ -64,8 +65,8 @@ class LevelPolicy {
     void Hold(int up);
 
     int step_ = kFirst;
-    uint64_t begun_ = 0, tries_ = 0, tries_behind_ = 0, before_bytes_ = 0;
-    LinkState before_;
+    bool trying_ = true;
+    uint64_t begun_ = 0, tried_bytes_ = 0, tries_behind_ = 0, tried_unsent_ = 0;
     uint64_t worked_ = 0, waited_ = 0, packets_ = 0; // of this window
     uint64_t raw_ = 0, coded_ = 0;
     uint64_t behind_ = 0, known_ = 0; // packets that found something unsent; that could tell

@@ -71,6 +71,20 @@ TEST(LevelPolicy, AFewRawPacketsShowWhetherTheLinkIsFast) {
     EXPECT_EQ(slow.level(), 1);
 }
 
+// However little of each packet needs compressing, the trial ends.
+TEST(LevelPolicy, ATrialOfSmallPacketsEndsToo) {
+    LevelPolicy policy;
+    uint64_t unsent = 0, raw = 0;
+    for (int i = 0; i < 100; i++) {
+        const bool is_raw = policy.level() == LevelPolicy::kRaw;
+        policy.Packet(kMs, kMs, 40 << 10, is_raw ? 40 << 10 : 12 << 10, {true, unsent, 0});
+        unsent += is_raw ? 40 << 10 : 0;
+        raw += is_raw;
+    }
+    EXPECT_GE(policy.level(), 1);
+    EXPECT_LT(raw, 12);
+}
+
 TEST(LevelPolicy, FromRawItGoesToTheLevelThatPays) {
     LevelPolicy policy;
     SendOver(&policy, 100, false);
