@@ -38,7 +38,7 @@ LinkState LinkStateOf(int socket) {
     LinkState state;
     if (socket >= 0 && getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
         size >= offsetof(tcp_info, tcpi_sndbuf_limited)) {
-        state = {true, info.tcpi_notsent_bytes, info.tcpi_rwnd_limited};
+        state = {true, info.tcpi_notsent_bytes, info.tcpi_rwnd_limited, info.tcpi_bytes_acked};
     }
     return state;
 }
@@ -186,9 +186,7 @@ void Encoder::CodeAgainstBase(Page *page, void *block, const Similar &similar) {
     if (again) {
         consider(kOwnBase, own, kOwnAtLeast);
     }
-    // Where the link is faster than zstd, only what costs next to nothing.
-    const bool deltas = options_.dedup == Dedup::kDelta && zstd_ &&
-                        (!options_.adaptive || options_.encoding == PayloadEncoding::kZstd);
+    const bool deltas = options_.dedup == Dedup::kDelta && zstd_;
     if (!page->base_data || (equal < kPatchAtLeast && !deltas)) {
         return;
     }
@@ -206,7 +204,8 @@ void Encoder::Decide(Page *page, void *block, std::vector<Deferred> *deferred) {
     Similar similar;
     similar.slots.fill(Directory::kNoSlot);
     const bool sharing = d.verdict == Verdict::kPublish || d.verdict == Verdict::kLiteral;
-    if (sharing && options_.dedup != Dedup::kPage && directory_->has_mirror() &&
+    const bool similar_pays = options_.dedup != Dedup::kPage && !fast_link();
+    if (sharing && similar_pays && directory_->has_mirror() &&
         !Resemble(page, block, deferred, &similar)) {
         directory_->TakeBack(d);
         return;
@@ -238,7 +237,7 @@ void Encoder::Decide(Page *page, void *block, std::vector<Deferred> *deferred) {
         deferred->push_back({block, page->number * kPageSize, d.entry, 0});
         return;
     }
-    if (options_.dedup != Dedup::kPage) {
+    if (similar_pays) {
         CodeAgainstBase(page, block, similar);
     }
 }
@@ -267,6 +266,9 @@ void Encoder::Steer(const EncodedPacket &packet, uint64_t started_ns, uint64_t c
     ended_ns_ = now;
     if (packet.empty()) {
         return;
+    }
+    if (stream_size_) {
+        policy_.Compressed(streamed_, now - started_ns);
     }
     policy_.Packet(worked, waited, streamed_, stream_size_, LinkStateOf(peers_.socket));
     const int level = policy_.level();

@@ -102,6 +102,8 @@ class Encoder {
         std::array<uint32_t, kFeatures> slots;
     };
     Encoder() = default;
+    // Similar pages are not looked for: that costs more than their bytes.
+    bool fast_link() const { return options_.adaptive && policy_.fast_link(); }
     void Decide(Page *page, void *block, std::vector<Deferred> *deferred);
     bool Wait(uint32_t owner, uint32_t channel);
     bool Resemble(Page *page, void *block, std::vector<Deferred> *deferred, Similar *similar);

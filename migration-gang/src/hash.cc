@@ -7,9 +7,14 @@
 
 #include <endian.h>
 
+// The library's own choice among the vector units of this machine; inlined, it
+// would be what the compiler was told of, SSE2.
 #define XXH_STATIC_LINKING_ONLY
-#define XXH_INLINE_ALL
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h>
+#else
 #include <xxhash.h>
+#endif
 
 namespace gang {
 

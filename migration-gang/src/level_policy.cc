@@ -48,6 +48,21 @@ void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_by
     }
 }
 
+void LevelPolicy::Compressed(uint64_t bytes, uint64_t ns) {
+    if (made_ns_ > kWindowNs) {
+        made_bytes_ /= 2;
+        made_ns_ /= 2;
+    }
+    made_bytes_ += bytes;
+    made_ns_ += ns;
+}
+
+// What arrives of raw packets is compared with what zstd would take in.
+bool LevelPolicy::RawIsFaster(uint64_t acked, uint64_t ns) const {
+    return made_ns_ && static_cast<double>(acked) * static_cast<double>(made_ns_) >
+                           static_cast<double>(made_bytes_) * static_cast<double>(ns);
+}
+
 bool LevelPolicy::Behind(const LinkState &link) const {
     return link.valid && link.unsent > (kLevels[step_] == kRaw ? kBehindRawBytes : kBehindBytes);
 }
@@ -70,9 +85,11 @@ void LevelPolicy::Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link) {
         begun_ += raw_bytes != 0;
         step_ = begun_ < kBegin ? kFirst : kRaw;
         last_ = link;
+        try_acked_ = link.acked;
         return;
     }
     tried_bytes_ += raw_bytes;
+    tried_ns_ += ns;
     if (Behind(link) && 2000 * (link.receiver_us - last_.receiver_us) < ns) {
         tries_behind_++;
         tried_unsent_ += link.unsent;
@@ -80,6 +97,9 @@ void LevelPolicy::Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link) {
     last_ = link;
     if (tries_behind_ >= kSlow || tried_unsent_ >= kSlowBytes) {
         trying_ = false;
+        if (RawIsFaster(link.acked - try_acked_, tried_ns_)) {
+            return;
+        }
         step_ = kFirst;
         last_move_ = 0;
         Hold(0);
@@ -99,6 +119,9 @@ void LevelPolicy::Decide(const LinkState &link) {
         if (last_.valid && 2000 * (link.receiver_us - last_.receiver_us) > all) {
             on_link = 0; // it is the receiver that cannot keep up
         }
+    }
+    if (kLevels[step_] == kRaw && RawIsFaster(link.acked - last_.acked, all)) {
+        on_link = 0;
     }
     // The less it compresses, the less of the link it may take: bytes that others
     // could send are worth some CPU.  Raw pages are often found unsent because

@@ -17,13 +17,16 @@ struct LinkState {
     bool valid = false;
     uint64_t unsent = 0;      // bytes that were written and not sent yet
     uint64_t receiver_us = 0; // the receiver's window has been closed for, in all
+    uint64_t acked = 0;       // bytes that have arrived, in all; 0: not known
 };
 
 // Not thread-safe; no clock of its own.  Steps: raw, zstd -5, 1, 3 and 5.  It
 // begins with level 1, and soon sends a few packets raw: if some find what was
 // before them unsent, the link is too slow for that, and level 1 it is for a while,
 // however idle the link.  From then on windows of packets vote; some votes in a row
-// for one direction move one step.  A move that had to be taken back is not made
+// for one direction move one step.  Raw packets are not given up while they arrive
+// faster than compressed ones could be made: where both hosts are short of CPU, much
+// is found unsent that no link holds up.  A move that had to be taken back is not made
 // again for a while, each time for longer, so that between two steps, neither of
 // which is right, there is no swinging.
 class LevelPolicy {
@@ -37,9 +40,14 @@ class LevelPolicy {
     // unsent then is from the packets before, so the link is slower than we are.
     void Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_bytes, uint64_t coded_bytes,
                 const LinkState &link);
+    // Before Packet(), if this one was compressed: so many bytes of pages, in so
+    // long by the clock.
+    void Compressed(uint64_t bytes, uint64_t ns);
 
     // Level for the next packet, in zstd's numbers; kRaw: do not compress.
     int level() const;
+    // The link takes raw pages: then what costs CPU time does not pay.
+    bool fast_link() const { return !trying_ && kLevels[step_] == kRaw; }
 
   private:
     static constexpr int kLevels[] = {kRaw, -5, 1, 3, 5};
@@ -59,6 +67,7 @@ class LevelPolicy {
     static constexpr uint64_t kBegin = 8, kTryBytes = 2 << 20, kSlow = 3, kSlowBytes = 1 << 20;
 
     void Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link);
+    bool RawIsFaster(uint64_t acked, uint64_t ns) const;
     bool Behind(const LinkState &link) const;
     void Decide(const LinkState &link);
     void Vote(int direction);
@@ -66,7 +75,9 @@ class LevelPolicy {
 
     int step_ = kFirst;
     bool trying_ = true;
-    uint64_t begun_ = 0, tried_bytes_ = 0, tries_behind_ = 0, tried_unsent_ = 0;
+    uint64_t begun_ = 0, tried_bytes_ = 0, tries_behind_ = 0, tried_unsent_ = 0, tried_ns_ = 0;
+    uint64_t try_acked_ = 0; // when the first raw packet was made
+    uint64_t made_bytes_ = 0, made_ns_ = 0; // of compressed packets, the older the less
     uint64_t worked_ = 0, waited_ = 0, packets_ = 0; // of this window
     uint64_t raw_ = 0, coded_ = 0;
     uint64_t behind_ = 0, known_ = 0; // packets that found something unsent; that could tell

@@ -57,9 +57,11 @@
 
 /*
  * While a member waits for others it sends nothing.  A threshold of zero would
- * make QEMU stop the VM without another look at the dirty log.
+ * make QEMU stop the VM without another look at the dirty log; and what the
+ * link could carry a moment ago is still true: it is forgotten by halves.
  */
 #define GANG_LEAST_BYTES_PER_MS 1.0
+#define GANG_FORGET_BANDWIDTH 0.5
 
 /* Rounds before what is left is compared with pages instead of bytes */
 #define GANG_PATIENT_ROUNDS 4
@@ -73,6 +75,7 @@ static struct {
     bool running;            /* past the start barrier */
     unsigned scan_block;     /* where the scan is: n-th migrated RAMBlock, */
     unsigned long scan_page; /* page in it */
+    double bytes_per_ms;     /* what the link has carried of late */
 } gang_out;
 
 static GangDestination *gang_in;
@@ -509,6 +512,26 @@ static bool gang_deferred_pages_ready(uint64_t deferred)
     return ready > 0;
 }
 
+/*
+ * downtime-limit is what may be, not what should be: on a fast link it is hundreds
+ * of MiB, which would be sent while the VM stands still.  A few more looks at the
+ * dirty log cost a running VM next to nothing, so the first ones go for a part of
+ * it; only a VM that writes too much for that gets the whole.
+ */
+static void gang_aim_below_limit(MigrationState *s)
+{
+    static const double parts[] = { 0.05, 0.05, 0.05, 0.1, 0.2, 0.5 };
+    uint64_t looks = stat64_get(&mig_stats.dirty_sync_count);
+    uint64_t set = migrate_avail_switchover_bandwidth() / 1000;
+    double bytes_per_ms = set ? set : gang_out.bytes_per_ms;
+
+    if (looks < ARRAY_SIZE(parts) && bytes_per_ms) {
+        uint64_t part = bytes_per_ms * migrate_downtime_limit() * parts[looks];
+
+        s->threshold_size = MIN(s->threshold_size, MAX(part, GANG_PAGE_SIZE));
+    }
+}
+
 MigGangStep migration_gang_iterate(MigrationState *s)
 {
     uint64_t remaining = ram_bytes_remaining(), deferred;
@@ -519,6 +542,7 @@ MigGangStep migration_gang_iterate(MigrationState *s)
     if (!gang_out.running) {
         return gang_start(s);
     }
+    gang_aim_below_limit(s);
     gang_source_set_progress(gang_out.source, false,
                              remaining / GANG_PAGE_SIZE,
                              stat64_get(&mig_stats.dirty_sync_count));
@@ -629,7 +653,10 @@ double migration_gang_bandwidth(double bytes_per_ms, uint64_t pages,
         bytes_per_ms = MAX(bytes_per_ms,
                            (double)pages * GANG_PAGE_SIZE / ms / 4);
     }
-    return MAX(bytes_per_ms, GANG_LEAST_BYTES_PER_MS);
+    bytes_per_ms = MAX(bytes_per_ms,
+                       gang_out.bytes_per_ms * GANG_FORGET_BANDWIDTH);
+    gang_out.bytes_per_ms = MAX(bytes_per_ms, GANG_LEAST_BYTES_PER_MS);
+    return gang_out.bytes_per_ms;
 }
 
 /*
