@@ -4,11 +4,13 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
+from ganglib import memory
 from ganglib.process import TOP
 
 BENCH = os.path.join(TOP, "tests/bench")
@@ -125,6 +127,22 @@ def test_estimated_end_follows_what_runs_took():
     first = clock.guess[runs[0]]
     clock.done(runs[0], 3 * first)
     assert clock.left() == pytest.approx(3 * (guess - first))
+
+
+# Memory
+
+def test_memory_is_touched_by_children_that_have_ended():
+    def children():
+        with open(f"/proc/self/task/{os.getpid()}/children") as f:
+            return set(f.read().split())
+
+    before = children()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+    assert memory.touch_memory(256) > 0
+    # A fault may bring several pages at once, but no touch brings none.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt > used
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >= 256 * 1024 // memory.CHILDREN
+    assert children() <= before
 
 
 # The client outside

@@ -11,7 +11,7 @@ import sys
 import time
 
 from ganglib import process, vm
-from ganglib.demo import touch_memory
+from ganglib.memory import available_mib
 
 from . import figures as store
 from . import floors, markdown, matrix, page
@@ -142,11 +142,6 @@ def ages():
             for kind, names in programs().items()}
 
 
-def available_mb():
-    with open("/proc/meminfo") as f:
-        return next(int(line.split()[1]) for line in f if line.startswith("MemAvailable")) // 1024
-
-
 def machine():
     """What has to be known of this machine to read the figures; no names."""
     model = "?"
@@ -206,7 +201,7 @@ class Session:
 
     def that_fit(self, wanted):
         """Guests are there twice while they move, and the store once more."""
-        free = available_mb() * RAM_PART
+        free = available_mib() * RAM_PART
         fitting = {case for case in wanted if case.n * self.args.memory * 2.5 < free}
         too_big = sorted({case.n for case in wanted - fitting})
         if too_big:
@@ -304,8 +299,6 @@ class Session:
         if kept:
             say(f"{kept} runs are kept from {self.args.json}")
         self.boot()
-        if self.runs:  # or the runs that come first pay for memory that was never used
-            touch_memory(max(run.case.n for run in self.runs) * self.args.memory * 3)
         self.began = time.monotonic()
         for number, run in enumerate(self.runs, 1):
             self.one(number, run)
