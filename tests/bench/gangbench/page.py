@@ -225,7 +225,8 @@ def downtime(view):
         f"{link_name(view.link)}. The client outside hears a beat of the guest every 5 ms; its outage is "
         "the longest silence, whatever the cause.",
         legend({"as QEMU reports it": QEMU_COLOR, "as seen from outside": CLIENT_COLOR}),
-        *parts, details("The figures", *(tables.downtimes(view, link) for link in view.links)))
+        *parts, table(tables.downtime_verdicts(view)),
+        details("The figures", *(tables.downtimes(view, link) for link in view.links)))
 
 
 def cpu(view):
@@ -323,6 +324,7 @@ def settings(view):
     items = "".join(f"<li>{esc(fact)}</li>" for fact in facts)
     return (f'<section id="how"><h2>How it was measured</h2><ul>{items}</ul>'
             f'{details("Shared memory", tables.memory(view))}'
+            f'{details("Left out", tables.left_out(view))}'
             f'{table(tables.failures(view), left=True)}</section>')
 
 
