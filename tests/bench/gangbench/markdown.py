@@ -35,7 +35,7 @@ def sheets(view):
             yield tables.by_link(view, workload, view.n)
     for workload in view.workloads:
         if len(view.sizes_of(workload, view.link)) > 1:
-            yield tables.scaling(view, workload, view.link)
+            yield from tables.scaling(view, workload, view.link)
     if view.figures["floors"]:
         yield tables.floors(view)
     for workload in view.workloads:

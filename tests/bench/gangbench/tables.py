@@ -45,6 +45,15 @@ class View:
         """Whether there is something to compare."""
         return sum(bool(self.rows.get(workload, m, n, link)) for m in self.modes) > 1
 
+    def modes_of(self, workload, n, link):
+        return [m for m in self.modes if self.rows.get(workload, m, n, link)]
+
+    def modes_with(self, keys):
+        """Those that have figures for two or more of the keys (workload, n, link): a
+        line's ends."""
+        return [m for m in self.modes
+                if sum(bool(self.rows.get(w, m, n, link)) for w, n, link in keys) > 1]
+
     def guests(self, n):
         return f"{n} guest{'s' if n > 1 else ''} of {self.memory_mb} MiB"
 
@@ -128,7 +137,7 @@ def by_link(view, workload, n):
     sheet = Sheet(f"{workload}: {view.guests(n)}, by link",
                   ["mode"] + [f"{link_name(link)}: {what}" for link in found
                               for what in ("MB", "s")], [])
-    for mode in view.modes:
+    for mode in view.modes_with([(workload, n, link) for link in found]):
         row = [TITLES[mode]]
         for link in found:
             row += [text(view.rows.cell(workload, mode, n, link, "wire_bytes"), 1, 1e-6),
@@ -138,21 +147,22 @@ def by_link(view, workload, n):
 
 
 def scaling(view, workload, link):
-    """MB by gang size, and what each guest after the first costs."""
+    """By gang size: MB, and what each guest after the first costs; seconds."""
     found = view.sizes_of(workload, link)
     most = max(found)
-    sheet = Sheet(f"{workload} guests of {view.memory_mb} MiB by gang size, {link_name(link)}",
-                  ["mode"] + [f"{n}: MB" for n in found] + [f"{n}: s" for n in found]
-                  + [f"each further guest at {most}, % of the first"], [])
-    for mode in view.modes:
+    guests = f"{workload} guests of {view.memory_mb} MiB by gang size, {link_name(link)}"
+    size = Sheet(f"{guests}: MB on the wire", ["mode"] + [f"{n}" for n in found]
+                 + [f"each further of {most}, % of the first"], [])
+    time = Sheet(f"{guests}: total time, s", ["mode"] + [f"{n}" for n in found], [])
+    for mode in view.modes_with([(workload, n, link) for n in found]):
         further = cell(targets.further_guest(view.rows, mode, most, link, workload)) \
             if most > 1 else None
-        sheet.rows.append(
-            [TITLES[mode]]
-            + [text(view.rows.cell(workload, mode, n, link, "wire_bytes"), 1, 1e-6) for n in found]
-            + [text(view.rows.cell(workload, mode, n, link, "total_s"), 2) for n in found]
+        size.rows.append([TITLES[mode]] + [
+            text(view.rows.cell(workload, mode, n, link, "wire_bytes"), 1, 1e-6) for n in found]
             + [text(further, 1, 100)])
-    return sheet
+        time.rows.append([TITLES[mode]] + [
+            text(view.rows.cell(workload, mode, n, link, "total_s"), 2) for n in found])
+    return size, time
 
 
 FLOORS = (("nonzero", "non-zero pages"), ("distinct", "distinct pages"),

@@ -124,17 +124,20 @@ def against_median(ours, theirs, value):
 
 @dataclass(frozen=True)
 class Downtime:
-    """Of one case, ms; stock: mode -> Cell."""
+    """Of one case, ms; against: stock mode -> ours and its, of the repetitions that both
+    have: of more runs the worst is worse."""
     workload: str
     n: int
     link: int
-    ours: Cell
-    stock: dict
+    against: dict
 
     def pair(self, kind):
-        """Ours, and the least of the stock modes: their medians, or their worst."""
-        value = (lambda c: c.median) if kind == "median" else (lambda c: c.high)
-        return value(self.ours), min(map(value, self.stock.values()))
+        """Ours and the best stock mode's: their medians, or their worst.  Best is what
+        we look worst against."""
+        def value(c):
+            return c.median if kind == "median" else c.high
+        pairs = [(value(ours), value(stock)) for ours, stock in self.against.values()]
+        return max(pairs, key=lambda p: p[0] / max(p[1], 1.0))
 
     def ratio(self, kind):
         ours, stock = self.pair(kind)
@@ -144,12 +147,17 @@ class Downtime:
 def downtime_cases(table, value="downtime_ms", ours=OURS):
     """Wherever ours and a stock mode were measured."""
     found = []
-    for workload, mode, n, link in table.rows:
-        stock = {other: table.cell(workload, other, n, link, value) for other in STOCK}
-        stock = {other: c for other, c in stock.items() if c}
-        mine = table.cell(workload, ours, n, link, value)
-        if mode == ours and mine and stock:
-            found.append(Downtime(workload, n, link, mine, stock))
+    for workload, n, link in {(w, n, link) for w, mode, n, link in table.rows if mode == ours}:
+        mine, against = table.get(workload, ours, n, link), {}
+        for mode in STOCK:
+            stock = table.get(workload, mode, n, link)
+            both = {r["repetition"] for r in mine} & {r["repetition"] for r in stock}
+            cells = [cell(v for row in rows if row["repetition"] in both for v in row[value])
+                     for rows in (mine, stock)]
+            if all(cells):
+                against[mode] = cells
+        if against:
+            found.append(Downtime(workload, n, link, against))
     return sorted(found, key=lambda d: (WORKLOADS.index(d.workload), d.n, link_order(d.link)))
 
 
