@@ -89,19 +89,20 @@ def link_order(link_mbit):
 
 # What the targets need and no more, what matters most first: (workload, n, link,
 # modes).  CORE has every repetition; OUTSIDE are its cases whose client listens;
-# ONCE is what is slow or hardly spreads, and the rest of the ablation.
+# ONCE is what is slow or hardly spreads, and the rest of the ablation.  Cases of the
+# same guests follow each other: their saved states are still in the page cache.
 CORE = (
     ("idle", 4, 1000, ("stock-multifd", "stock-multifd-zstd", "gang-zstd", "gang-auto")),
     ("idle", 4, 0, ("stock-multifd", "stock-multifd-zstd", "gang-page", "gang-auto")),
+    ("idle", 4, 200, ("stock-multifd-zstd", "gang-auto")),
+    ("idle", 1, 1000, ("gang-auto",)),
+    ("idle", 8, 1000, ("gang-auto",)),
     ("dirty", 4, 1000, ("stock-multifd-zstd", "gang-auto")),
     ("redis", 4, 1000, ("stock-multifd-zstd", "gang-auto")),
     ("web", 4, 1000, ("stock-multifd-zstd", "gang-auto")),
-    ("idle", 1, 1000, ("gang-auto",)),
-    ("idle", 8, 1000, ("gang-auto",)),
     ("random", 4, 0, ("stock-multifd", "gang-auto")),
     ("random", 4, 10000, ("stock-multifd", "gang-auto")),
     ("random", 4, 1000, ("stock-multifd", "gang-auto")),
-    ("idle", 4, 200, ("stock-multifd-zstd", "gang-auto")),
 )
 OUTSIDE = (
     ("idle", 4, 1000, ("stock-multifd", "stock-multifd-zstd", "gang-auto")),
