@@ -4,16 +4,20 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 
 import pytest
 
+from ganglib import memory
 from ganglib.process import TOP
 
 BENCH = os.path.join(TOP, "tests/bench")
 sys.path.insert(0, BENCH)
 
+from gangbench import __main__ as bench_main  # noqa: E402
 from gangbench import (figures, markdown, matrix, page, plots, pulse,  # noqa: E402
                        stats, tables, targets)
 
@@ -118,6 +122,36 @@ def test_every_case_has_a_run_before_any_is_repeated_and_the_first_mode_changes(
     assert len({r.case.mode for r in firsts}) == 4
 
 
+def test_the_targets_runs_bring_every_target_and_need_no_other_case():
+    runs = matrix.target_runs(3, 1)
+    assert len(runs) == len(set(runs))
+    found = made_up([], runs=runs)
+    assert all(v.got for v in targets.verdicts(found))
+    # What is left when the budget ends it: all cases, before any is repeated.
+    first = next(i for i, run in enumerate(runs) if run.repetition)
+    assert {run.case for run in runs[:first]} == {run.case for run in runs}
+    pairs = [[run.case.mode for run in runs if (run.case.workload, run.outside) == ("web", False)
+              and run.repetition == i][:2] for i in range(2)]
+    assert pairs[0] == pairs[1][::-1]
+
+
+def test_what_the_budget_has_no_time_for_is_named(tmp_path, capsys):
+    args = bench_main.arguments(["--targets", "--budget", "1", "--json", str(tmp_path / "f.json")])
+    session = bench_main.Session.__new__(bench_main.Session)
+    runs = matrix.target_runs(2, 0)
+    session.args, session.figures = args, figures.empty()
+    session.clock, session.began = matrix.Clock(runs, 1024), time.monotonic()
+    assert not session.out_of_time(runs[0])
+    session.began -= 50
+    assert session.out_of_time(runs[0])
+    session.leave_out(runs[-3:])
+    assert session.figures["left_out"] == [str(run) for run in runs[-3:]]
+    said = capsys.readouterr().err
+    assert "leaves out 3 runs" in said and str(runs[-1].case) in said
+    assert str(runs[-1]) in page.page({**made_up([], runs=runs[:4]),
+                                       "left_out": session.figures["left_out"]})
+
+
 def test_estimated_end_follows_what_runs_took():
     runs = matrix.order(matrix.cases(["idle"], None, [4], [1000]), 2, 0)
     clock = matrix.Clock(runs, 1024)
@@ -125,6 +159,22 @@ def test_estimated_end_follows_what_runs_took():
     first = clock.guess[runs[0]]
     clock.done(runs[0], 3 * first)
     assert clock.left() == pytest.approx(3 * (guess - first))
+
+
+# Memory
+
+def test_memory_is_touched_by_children_that_have_ended():
+    def children():
+        with open(f"/proc/self/task/{os.getpid()}/children") as f:
+            return set(f.read().split())
+
+    before = children()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+    assert memory.touch_memory(256) > 0
+    # A fault may bring several pages at once, but no touch brings none.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt > used
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >= 256 * 1024 // memory.CHILDREN
+    assert children() <= before
 
 
 # The client outside
@@ -175,14 +225,16 @@ def test_ratios_are_of_the_same_repetition():
     assert stats.ratios(ours, theirs[1:], "x") == [1.0]
 
 
-def made_up(cases, repetitions=3):
+def made_up(cases, repetitions=3, runs=None):
     """Figures with known ratios: gang-auto needs a quarter of what stock needs, and
     1.1 of the floor."""
     found = figures.empty()
     found["machine"] = {"cpus": 2, "cpu": "a <CPU> & more", "memory_mb": 4096, "kernel": "6.1",
                         "accelerator": "tcg"}
     found["settings"] = {"memory_mb": 1024}
-    for run in matrix.order(cases, repetitions, 1):
+    runs = runs or matrix.order(cases, repetitions, 1)
+    cases = {run.case for run in runs}
+    for run in runs:
         case = run.case
         size = (110 + run.repetition) * 1e6 * (1 + 0.05 * (case.n - 1))
         if case.workload == "random":
@@ -232,6 +284,34 @@ def test_one_case_that_misses_its_downtime_misses_the_target():
     worst = next(v for v in targets.verdicts(found)
                  if v.group == "downtime" and v.what.startswith("worst, as QEMU"))
     assert not worst.met and "missed in 1 of 23 cases" in worst.what
+
+
+def test_downtimes_are_compared_over_the_repetitions_that_both_have():
+    cases = matrix.cases(["idle"], ["stock-multifd", "gang-auto"], [4], [1000])
+    found = made_up(cases)
+    found["rows"] = [row for row in found["rows"]
+                     if row["mode"] == "gang-auto" or row["repetition"] == 0]
+    late = next(r for r in found["rows"] if r["repetition"] == 2)
+    late["downtime_ms"] = [900.0] * 4  # a run that stock QEMU has no like of
+    [case] = targets.downtime_cases(stats.Table(found["rows"]))
+    assert case.pair("worst") == case.pair("median") == (100.0, 200.0)
+    found["rows"][0]["downtime_ms"], first = [100.0, 100.0, 100.0, 250.0], found["rows"][0]
+    assert first["repetition"] == 0
+    [case] = targets.downtime_cases(stats.Table(found["rows"]))
+    expected = (100.0, 250.0) if first["mode"] == "stock-multifd" else (250.0, 200.0)
+    assert case.pair("worst") == expected
+
+
+def test_the_console_has_every_target_and_what_another_gang_mode_would_bring():
+    found = made_up(matrix.standard())
+    for row in found["rows"]:
+        if row["mode"] == "gang-zstd":
+            row["wire_bytes"] = row["wire_bytes"] // 40  # a tenth of stock's quarter
+    text = markdown.plain(tables.verdicts(tables.View(found)))
+    lines = text.splitlines()
+    assert len(lines) == 2 + len(targets.verdicts(found))
+    idle = next(line for line in lines if "idle: of stock multifd + zstd" in line)
+    assert "0.250" in idle and "0.025 (delta + zstd)" in idle and idle.endswith(" met")
 
 
 def test_what_was_not_measured_is_no_verdict():

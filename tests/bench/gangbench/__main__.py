@@ -11,13 +11,14 @@ import sys
 import time
 
 from ganglib import process, vm
-from ganglib.demo import touch_memory
+from ganglib.memory import available_mib
 
 from . import figures as store
-from . import floors, markdown, matrix, page
+from . import floors, markdown, matrix, page, tables
 from .measure import Failed, measure, spec
 
-RAM_PART = 0.9  # of what is free; guests are there twice, and the store once
+RAM_PART = 0.9  # of what is free
+ROOM = 2.3      # guests are there twice, and the store once, which holds a part of them
 
 
 def say(text):
@@ -95,11 +96,20 @@ def arguments(argv=None):
                       help="of each guest (1024)")
     axes.add_argument("--quick", action="store_true",
                       help="one repetition of four modes, 4 guests, 1000 Mbit/s")
+    axes.add_argument("--targets", action="store_true",
+                      help="the cases that the targets need, the most telling first, with 1 GiB "
+                           "guests: some 50 minutes on two cores")
     axes.add_argument("--full", action="store_true", help="the product of all axes")
     axes.add_argument("--no-floor", action="store_true", help="do without the floor")
     axes.add_argument("--entropy", action="store_true",
                       help="also zstd -19 --long over the distinct pages of gangs of 4: takes a "
                            "quarter of an hour a workload")
+    time_group = p.add_argument_group("time")
+    time_group.add_argument("--budget", type=at_least(1), metavar="MINUTES",
+                            help="begin no run that would not end in this time, and say what was "
+                                 "left out; --resume measures it")
+    time_group.add_argument("--prepare", action="store_true",
+                            help="boot and save the guests, compute the floors, and measure nothing")
     files = p.add_argument_group("files")
     files.add_argument("--json", metavar="FILE",
                        help="the figures, written after every run (build/bench/bench.json)")
@@ -111,6 +121,9 @@ def arguments(argv=None):
     files.add_argument("--from", dest="source", metavar="JSON",
                        help="measure nothing: draw the page from these figures")
     args = p.parse_args(argv)
+    if args.targets and (args.workloads or args.modes or args.sizes or args.links or args.quick
+                         or args.full):
+        p.error("--targets says itself what is measured")
     args.repetitions = args.repetitions or (1 if args.quick else 3)
     args.outside = 1 if args.outside is None else args.outside
     args.json = args.json or os.path.join(floors.FOLDER, "bench.json")
@@ -142,11 +155,6 @@ def ages():
             for kind, names in programs().items()}
 
 
-def available_mb():
-    with open("/proc/meminfo") as f:
-        return next(int(line.split()[1]) for line in f if line.startswith("MemAvailable")) // 1024
-
-
 def machine():
     """What has to be known of this machine to read the figures; no names."""
     model = "?"
@@ -175,20 +183,22 @@ class Session:
                 self.figures = store.load(args.json)
                 self.check_settings()
                 have = store.measured(self.figures, self.builds)
-            else:
+            elif not args.prepare:
                 os.replace(args.json, args.json + ".old")
                 say(f"figures of an earlier run are in {args.json}.old")
         os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
         self.figures["machine"] = machine()
         self.figures["settings"] = self.settings()
-        wanted = matrix.cases(args.workloads, args.modes, args.sizes, args.links, args.quick,
-                              args.full)
-        self.total = len(matrix.order(wanted, args.repetitions, args.outside))
-        wanted = self.that_fit(wanted)
-        found = {case.n for case in wanted}
+        if args.targets:
+            runs = matrix.target_runs(args.repetitions, args.outside)
+        else:
+            runs = matrix.order(matrix.cases(args.workloads, args.modes, args.sizes, args.links,
+                                             args.quick, args.full), args.repetitions, args.outside)
+        fitting = self.that_fit({run.case for run in runs})
+        found = {case.n for case in fitting}
         self.entropy_size = matrix.BASE_SIZE if matrix.BASE_SIZE in found else max(found, default=0)
-        self.runs = [run for run in matrix.order(wanted, args.repetitions, args.outside)
-                     if (self.key(run), run.outside) not in have]
+        self.runs = [run for run in runs if run.case in fitting
+                     and (self.key(run), run.outside) not in have]
         self.clock = matrix.Clock(self.runs, args.memory)
 
     @staticmethod
@@ -205,9 +215,8 @@ class Session:
                      " its figures cannot be continued")
 
     def that_fit(self, wanted):
-        """Guests are there twice while they move, and the store once more."""
-        free = available_mb() * RAM_PART
-        fitting = {case for case in wanted if case.n * self.args.memory * 2.5 < free}
+        free = available_mib() * RAM_PART
+        fitting = {case for case in wanted if case.n * self.args.memory * ROOM < free}
         too_big = sorted({case.n for case in wanted - fitting})
         if too_big:
             say(f"not measured, for want of memory: gangs of {', '.join(map(str, too_big))}"
@@ -299,15 +308,36 @@ class Session:
             text += ", RAM " + ("identical" if row["ram_identical"] else "DIFFERS")
         say(text)
 
+    def prepare(self):
+        self.boot()
+        for case in dict.fromkeys(run.case for run in self.runs):
+            self.floor_of(case)
+
+    def out_of_time(self, run):
+        budget = self.args.budget
+        return budget and time.monotonic() - self.began + self.clock.of(run) > budget * 60
+
+    def leave_out(self, runs):
+        """The rest, by case, so that one can tell what has no figures at all."""
+        self.figures["left_out"] = [str(run) for run in runs]
+        cases = {}
+        for run in runs:
+            cases.setdefault(run.case, []).append(
+                f"{'outside ' if run.outside else ''}{run.repetition + 1}")
+        say(f"the budget of {self.args.budget} minutes leaves out {len(runs)} runs, about"
+            f" {clock(self.clock.left())}; --resume measures them:")
+        for case, which in cases.items():
+            say(f"  {case}: {', '.join(which)}")
+
     def measure(self):
         kept = len(self.figures["rows"]) + len(self.figures["outside"])
         if kept:
             say(f"{kept} runs are kept from {self.args.json}")
         self.boot()
-        if self.runs:  # or the runs that come first pay for memory that was never used
-            touch_memory(max(run.case.n for run in self.runs) * self.args.memory * 3)
-        self.began = time.monotonic()
         for number, run in enumerate(self.runs, 1):
+            if self.out_of_time(run):
+                self.leave_out(self.runs[number - 1:])
+                break
             self.one(number, run)
         store.save(self.figures, self.args.json)
 
@@ -327,13 +357,18 @@ def write(args, figures):
 def main():
     args = arguments()
     if args.source:
-        write(args, store.load(args.source))
+        figures = store.load(args.source)
+        write(args, figures)
+        print(markdown.plain(tables.verdicts(tables.View(figures))))
         return 0
     process.become_subreaper()
     # SIGINT too: a shell starts background jobs with it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     session = Session(args)
+    if args.prepare:
+        session.prepare()
+        return 0
     interrupted = False
     try:
         session.measure()
@@ -343,6 +378,7 @@ def main():
         store.save(session.figures, args.json)
     write(args, session.figures)
     say(f"figures: {args.json}")
+    say("\n" + markdown.plain(tables.verdicts(tables.View(session.figures))))
     wrong = [row for row in session.figures["rows"] if not row["ram_identical"]]
     for text, found in (("runs failed", session.figures["failures"]),
                         ("runs arrived with other RAM", wrong)):

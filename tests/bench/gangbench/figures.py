@@ -7,6 +7,7 @@
                outage that a client saw
     floors     gang_floor's figures, by workload and n
     failures   runs that gave no row, and why
+    left_out   runs that the budget had no time for
     machine, settings   what has to be known to read the rest
 """
 
@@ -18,7 +19,7 @@ VERSION = 1
 
 def empty():
     return {"version": VERSION, "machine": {}, "settings": {}, "rows": [], "outside": [],
-            "floors": [], "failures": []}
+            "floors": [], "failures": [], "left_out": []}
 
 
 def load(path):
@@ -50,5 +51,5 @@ def measured(figures, builds):
         figures[kind] = [row for row in figures[kind]
                          if row["build"] == builds["gang" if "gang-" in row["mode"] else "stock"]]
         have |= {(identity(row), kind == "outside") for row in figures[kind]}
-    figures["failures"] = []  # they are tried again
+    figures["failures"], figures["left_out"] = [], []  # they are tried again
     return have

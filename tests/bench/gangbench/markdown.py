@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright the gang migration authors
-"""The tables that docs/performance.md shows, from figures: pasted, never typed."""
+"""The tables that docs/performance.md shows, from figures: pasted, never typed; and
+the same for a terminal."""
 
 from . import tables
 
@@ -14,6 +15,15 @@ def render(sheet):
                       *map(line, sheet.rows), ""])
 
 
+def plain(sheet):
+    """For a terminal: columns under each other."""
+    lines = [list(map(str, cells)) for cells in [sheet.head, *sheet.rows]]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join([sheet.title] + [
+        "  " + "  ".join(text.ljust(width) for text, width in zip(cells, widths)).rstrip()
+        for cells in lines])
+
+
 def sheets(view):
     """One for each thing a reader asks, in the order of docs/performance.md."""
     yield tables.verdicts(view)
@@ -25,7 +35,7 @@ def sheets(view):
             yield tables.by_link(view, workload, view.n)
     for workload in view.workloads:
         if len(view.sizes_of(workload, view.link)) > 1:
-            yield tables.scaling(view, workload, view.link)
+            yield from tables.scaling(view, workload, view.link)
     if view.figures["floors"]:
         yield tables.floors(view)
     for workload in view.workloads:
@@ -33,9 +43,14 @@ def sheets(view):
         if pages.rows:
             yield pages
     yield tables.downtimes(view, view.link)
+    against = tables.downtime_verdicts(view)
+    if against.rows:
+        yield against
     memory = tables.memory(view)
     if memory.rows:
         yield memory
+    if view.figures["left_out"]:
+        yield tables.left_out(view)
     if view.figures["failures"]:
         yield tables.failures(view)
 

@@ -14,8 +14,10 @@ from .targets import OURS, ZSTD, link_name
 CSS = os.path.join(os.path.dirname(__file__), "page.css")
 SOURCE_COLOR, DESTINATION_COLOR = "#4596bd", "#b5d8e8"
 QEMU_COLOR, CLIENT_COLOR = "#8d949e", "#0b4263"
-# What the paper had, by the names of its abstract; it had no zstd.
+# What the paper had, by the names of its abstract, which had no zstd; and what stands
+# for them today.
 PAPER_MODES = ("stock-precopy", "gang-page", "gang-subpage", "gang-delta")
+TODAY = (ZSTD, OURS)
 
 esc = html.escape
 
@@ -46,6 +48,18 @@ def figure(title, svg, caption="", before=""):
 def pair(*figures):
     found = "".join(figures)
     return f'<div class="pair">{found}</div>' if found else ""
+
+
+def by_workload(view, draw):
+    """draw(workload, modes, width): a figure of each workload that has something to
+    compare; those of few modes stand side by side."""
+    narrow, found = [], []
+    for workload in view.workloads:
+        if view.has(workload, view.n, view.link):
+            modes = view.modes_of(workload, view.n, view.link)
+            few = len(modes) < 5
+            (narrow if few else found).append(draw(workload, modes, 490 if few else 1000))
+    return "".join(found) + pair(*narrow)
 
 
 def table(sheet, left=False):
@@ -98,8 +112,8 @@ def cards(view):
                                       f"multifd + zstd needs: {workload}")
     if not found:
         return ""
-    return (f'<div class="cards">{"".join(found)}</div><p class="note">{esc(view.guests(view.n))},'
-            f" {esc(link_name(view.link))}, medians.</p>")
+    return (f'<div class="cards">{"".join(found)}</div><p class="note">{esc(TITLES[OURS])}, '
+            f"{esc(view.guests(view.n))}, {esc(link_name(view.link))}, medians.</p>")
 
 
 def traffic(view):
@@ -130,11 +144,12 @@ def traffic(view):
 
 
 def by_link(view):
-    plots_of = []
+    plots_of, drawn = [], set()
     for workload in view.workloads:
         links = view.links_of(workload, view.n)
         if len(links) < 2:
             continue
+        drawn |= set(view.modes_with([(workload, view.n, link) for link in links]))
         plots_of.append(figure(
             workload, plots.lines(
                 links, [link_name(link) for link in links], view.modes,
@@ -146,7 +161,7 @@ def by_link(view):
         "links", "Which link",
         f"Total time of {view.guests(view.n)} by the rate of the link, on a logarithmic scale. "
         "On a slow link bytes decide, on a fast one the CPU does.",
-        mode_legend(view.modes), pair(*plots_of),
+        mode_legend([m for m in view.modes if m in drawn]), pair(*plots_of),
         details("The figures", *(tables.by_link(view, w, view.n) for w in view.workloads
                                  if len(view.links_of(w, view.n)) > 1)))
 
@@ -163,14 +178,15 @@ def scaling(view):
             return c.scaled(factor) if c else None
 
         names = [str(n) for n in sizes]
-        parts.append(mode_legend(view.modes) + pair(
+        modes = view.modes_with([(workload, n, view.link) for n in sizes])
+        parts.append(mode_legend(modes) + pair(
             figure(f"{workload}: bytes by gang size",
                    plots.lines(sizes, names, view.modes, lambda n, m, get=get: get(
                        n, m, "wire_bytes", 1e-6), "MB", f"bytes of {workload} guests by gang size")),
             figure(f"{workload}: time by gang size",
                    plots.lines(sizes, names, view.modes, lambda n, m, get=get: get(
                        n, m, "total_s", 1), "s", f"time of {workload} guests by gang size"))))
-        parts.append(table(tables.scaling(view, workload, view.link)))
+        parts += map(table, tables.scaling(view, workload, view.link))
     return section("scaling", "How many guests",
                    f"Gangs of clones over {link_name(view.link)}. What counts is the slope: what one "
                    "more guest costs.", *parts)
@@ -205,47 +221,43 @@ def ablation(view):
 
 
 def downtime(view):
-    parts = []
-    for workload in view.workloads:
-        if not view.has(workload, view.n, view.link):
-            continue
-
-        def values(mode, kind, w=workload):
+    def draw(workload, modes, width):
+        def values(mode, kind):
             source, value = ((view.rows, "downtime_ms") if kind == "QEMU" else
                              (view.outside, "outage_ms"))
-            return [v for row in source.get(w, mode, view.n, view.link)
+            return [v for row in source.get(workload, mode, view.n, view.link)
                     for v in row[value] if v is not None]
 
-        parts.append(figure(workload, plots.dots(
-            view.modes, {"QEMU": QEMU_COLOR, "client": CLIENT_COLOR}, values, "ms",
-            f"downtimes of {workload} guests by mode", height=210)))
+        return figure(workload, plots.dots(
+            modes, {"QEMU": QEMU_COLOR, "client": CLIENT_COLOR}, values, "ms",
+            f"downtimes of {workload} guests by mode", width, height=210))
+
     return section(
         "downtime", "Downtime",
         f"Every dot is a VM, the bar across their median. {view.guests(view.n)}, "
         f"{link_name(view.link)}. The client outside hears a beat of the guest every 5 ms; its outage is "
         "the longest silence, whatever the cause.",
         legend({"as QEMU reports it": QEMU_COLOR, "as seen from outside": CLIENT_COLOR}),
-        *parts, details("The figures", *(tables.downtimes(view, link) for link in view.links)))
+        by_workload(view, draw), table(tables.downtime_verdicts(view)),
+        details("The figures", *(tables.downtimes(view, link) for link in view.links)))
 
 
 def cpu(view):
-    found = []
-    for workload in view.workloads:
-        def parts(mode, w=workload):
-            source, destination = (view.rows.cell(w, mode, view.n, view.link, v)
-                                   for v in ("cpu_src_s", "cpu_dst_s"))
-            return (source.median, destination.median) if source else None
+    def draw(workload, modes, width):
+        def parts(mode):
+            return [view.rows.cell(workload, mode, view.n, view.link, v).median
+                    for v in ("cpu_src_s", "cpu_dst_s")]
 
-        if view.has(workload, view.n, view.link):
-            found.append(figure(workload, plots.stacked(
-                view.modes, parts, (SOURCE_COLOR, DESTINATION_COLOR), "s",
-                f"CPU seconds of {workload} guests by mode", height=210)))
+        return figure(workload, plots.stacked(
+            modes, parts, (SOURCE_COLOR, DESTINATION_COLOR), "s",
+            f"CPU seconds of {workload} guests by mode", width, height=210))
+
     return section(
         "cpu", "CPU seconds",
         "Of all QEMU processes and gangd, from start to completion; the guests run inside the "
         "source’s (under TCG here), so long migrations pay for that as well. "
         f"{view.guests(view.n)}, {link_name(view.link)}.",
-        legend({"source": SOURCE_COLOR, "destination": DESTINATION_COLOR}), *found)
+        legend({"source": SOURCE_COLOR, "destination": DESTINATION_COLOR}), by_workload(view, draw))
 
 
 def guests(view):
@@ -267,7 +279,7 @@ def guests(view):
 
 def beside_paper(view):
     """What the paper plots, by the names of its abstract."""
-    modes = [m for m in PAPER_MODES if m in view.modes]
+    modes = [m for m in PAPER_MODES + TODAY if m in view.modes]
     sizes = view.sizes_of("idle", view.link)
     parts = []
     if len(modes) > 1 and len(sizes) > 1:
@@ -280,16 +292,16 @@ def beside_paper(view):
             parts.append(figure(f"{name}, by the number of idle VMs", plots.lines(
                 sizes, [str(n) for n in sizes], modes, get, unit, f"{name} by gang size")))
     bars = []
-    workloads = [w for w in view.workloads if view.has(w, view.n, view.link)]
+    workloads = [w for w in view.workloads if w != "random" and view.has(w, view.n, view.link)]
     if len(modes) > 1:
         for value, factor, unit, name in (("wire_bytes", 1e-6, "MB", "Network traffic"),
                                           ("total_s", 1, "s", "Total migration time")):
-            def by_workload(w, mode, value=value, factor=factor):
+            def of_workload(w, mode, value=value, factor=factor):
                 c = view.rows.cell(w, mode, view.n, view.link, value)
                 return c.scaled(factor) if c else None
 
             bars.append(figure(f"{name}, by workload", plots.bars(
-                workloads, modes, by_workload, unit, f"{name} by workload", width=490, height=300)))
+                workloads, modes, of_workload, unit, f"{name} by workload", width=490, height=300)))
     if not parts and not bars:
         return ""
     return section(
@@ -298,8 +310,9 @@ def beside_paper(view):
         "Gigabit Ethernet (figures 9, 12 and 13, and a table of downtimes). Their text was not at hand "
         "when this page was made, so their values are not reproduced, and which of the plots below "
         "stands for which of their figures is left open: these are the quantities and the techniques that "
-        "its abstract names, measured here. It speaks of de-duplication and differential compression only, "
-        "so these are without general compression.",
+        "its abstract names, measured here, on the same kind of link. It speaks of de-duplication and "
+        "differential compression only, so the gang modes are without general compression; what stock QEMU "
+        "and this fork do today stands beside them.",
         mode_legend(modes), pair(*parts), pair(*bars), table(tables.downtimes(view, view.link)))
 
 
@@ -323,6 +336,7 @@ def settings(view):
     items = "".join(f"<li>{esc(fact)}</li>" for fact in facts)
     return (f'<section id="how"><h2>How it was measured</h2><ul>{items}</ul>'
             f'{details("Shared memory", tables.memory(view))}'
+            f'{details("Left out", tables.left_out(view))}'
             f'{table(tables.failures(view), left=True)}</section>')
 
 

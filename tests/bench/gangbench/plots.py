@@ -110,29 +110,31 @@ def _spreads(plot, cells, color=INK):
 
 
 def bars(groups, modes, value, ylabel, label, floor=None, width=1000, height=330):
-    """A cluster of bars for each group, a bar a mode.  value(group, mode): a
-    Cell or None; floor(group): a number or None."""
+    """A cluster of bars for each group, a bar a mode that it has.  value(group, mode):
+    a Cell or None; floor(group): a number or None."""
     plot = Plot(width, height, ylabel, label)
-    step, spreads, floors, ticks = len(modes) + 1.5, [], [], []
+    left, spreads, floors, ticks = 0, [], [], []
     rectangles = {mode: [] for mode in modes}
-    for g, group in enumerate(groups):
-        left = g * step
-        for m, mode in enumerate(modes):
-            c = value(group, mode)
-            if c:
-                x = left + m
-                rectangles[mode].append((x, c.median / 2, x - 0.43, x + 0.43, 0, c.median))
-                spreads.append((x, c))
-        ticks.append((group, left + (len(modes) - 1) / 2))
+    for group in groups:
+        cells = [(mode, value(group, mode)) for mode in modes]
+        cells = [(mode, c) for mode, c in cells if c]
+        if not cells:
+            continue
+        for m, (mode, c) in enumerate(cells):
+            x = left + m
+            rectangles[mode].append((x, c.median / 2, x - 0.43, x + 0.43, 0, c.median))
+            spreads.append((x, c))
+        ticks.append((group, left + (len(cells) - 1) / 2))
         f = floor(group) if floor else None
         if f:
-            floors.append((left - 0.6, f, len(modes) + 0.2, 0))
+            floors.append((left - 0.6, f, len(cells) + 0.2, 0))
+        left += len(cells) + 1.5
     for mode in modes:
         plot.draw(rectangles[mode], "1:2:3:4:5:6", f"boxxyerror lc rgb '{COLORS[mode]}'")
     _spreads(plot, spreads)
     plot.draw(floors, "1:2:3:4", f"vectors nohead lc rgb '{FLOOR_COLOR}' lw 1.8 dt (7,4)")
     plot.xtics(ticks)
-    plot.set(f"set xrange [-1.2:{_number(len(groups) * step - 1.3)}]")
+    plot.set(f"set xrange [-1.2:{_number(left - 1.3)}]")
     return plot.svg()
 
 
@@ -158,11 +160,13 @@ def stacked(modes, value, parts, ylabel, label, width=1000, height=300):
 
 def lines(xs, names, modes, value, ylabel, label, log=False, width=490, height=320):
     """A line a mode over xs, which stand at equal distances under their names.
-    value(x, mode): a Cell or None."""
+    value(x, mode): a Cell or None; modes with a single point have no line to draw."""
     plot, seen = Plot(width, height, ylabel, label), []
     for mode in modes:
         points = [(i, value(x, mode)) for i, x in enumerate(xs)]
         points = [(i, c) for i, c in points if c]
+        if len(points) < 2:
+            continue
         middles = [(i, c.median) for i, c in points]
         seen += [limit for _, c in points for limit in (c.low, c.high)]
         wide = 2.6 if mode in ("gang-auto", "stock-multifd-zstd") else 1.4

@@ -45,6 +45,15 @@ class View:
         """Whether there is something to compare."""
         return sum(bool(self.rows.get(workload, m, n, link)) for m in self.modes) > 1
 
+    def modes_of(self, workload, n, link):
+        return [m for m in self.modes if self.rows.get(workload, m, n, link)]
+
+    def modes_with(self, keys):
+        """Those that have figures for two or more of the keys (workload, n, link): a
+        line's ends."""
+        return [m for m in self.modes
+                if sum(bool(self.rows.get(w, m, n, link)) for w, n, link in keys) > 1]
+
     def guests(self, n):
         return f"{n} guest{'s' if n > 1 else ''} of {self.memory_mb} MiB"
 
@@ -64,13 +73,35 @@ def worst(c):
 
 
 def verdicts(view):
-    sheet = Sheet(f"Targets ({view.guests(view.n)} unless said)", ["", "target", "at most", "measured", "verdict"], [])
-    group = None
-    for v in targets.verdicts(view.figures):
-        sheet.marks[len(sheet.rows), 4] = v.word.replace(" ", "-")
-        sheet.rows.append([v.group if v.group != group else "", v.what, f"{v.limit:.2f}",
-                           v.got.text(3) if v.got else NONE, v.word])
+    sheet = Sheet(f"Targets ({view.guests(view.n)} unless said)",
+                  ["", "target", "at most", "measured", "runs", "best other gang mode", "verdict"], [])
+    group, other_modes = None, targets.best_others(view.figures)
+    for v, other in zip(targets.verdicts(view.figures), other_modes):
+        sheet.marks[len(sheet.rows), 6] = v.word.replace(" ", "-")
+        sheet.rows.append([
+            v.group if v.group != group else "", v.what, f"{v.limit:.2f}",
+            v.got.text(3) if v.got else NONE,
+            (f"{v.got.count}" + (" cases" if v.group == "downtime" else "")) if v.got else NONE,
+            f"{other[1].median:.3f} ({TITLES[other[0]].removeprefix('gang, ')})" if other else NONE,
+            v.word])
         group = v.group
+    return sheet
+
+
+def downtime_verdicts(view):
+    """Case by case, ours against the best stock mode, which need not be the same one
+    for the median and for the worst."""
+    sheet = Sheet("Downtime against the best stock mode, ms",
+                  ["gang", "seen by", f"{TITLES[targets.OURS]}: median", "best stock: median",
+                   f"{TITLES[targets.OURS]}: worst", "best stock: worst", "verdict"], [])
+    for table, (value, _), who in ((view.rows, targets.DOWNTIMES[0], "QEMU"),
+                                   (view.outside, targets.DOWNTIMES[1], "a client")):
+        for case_ in targets.downtime_cases(table, value):
+            met = all(case_.ratio(kind) <= 1 for kind in ("median", "worst"))
+            sheet.marks[len(sheet.rows), 6] = word = "met" if met else "missed"
+            sheet.rows.append([f"{case_.workload} x{case_.n}, {link_name(case_.link)}", who]
+                              + [f"{ms:,.0f}" for kind in ("median", "worst")
+                                 for ms in case_.pair(kind)] + [word])
     return sheet
 
 
@@ -106,7 +137,7 @@ def by_link(view, workload, n):
     sheet = Sheet(f"{workload}: {view.guests(n)}, by link",
                   ["mode"] + [f"{link_name(link)}: {what}" for link in found
                               for what in ("MB", "s")], [])
-    for mode in view.modes:
+    for mode in view.modes_with([(workload, n, link) for link in found]):
         row = [TITLES[mode]]
         for link in found:
             row += [text(view.rows.cell(workload, mode, n, link, "wire_bytes"), 1, 1e-6),
@@ -116,21 +147,22 @@ def by_link(view, workload, n):
 
 
 def scaling(view, workload, link):
-    """MB by gang size, and what each guest after the first costs."""
+    """By gang size: MB, and what each guest after the first costs; seconds."""
     found = view.sizes_of(workload, link)
     most = max(found)
-    sheet = Sheet(f"{workload} guests of {view.memory_mb} MiB by gang size, {link_name(link)}",
-                  ["mode"] + [f"{n}: MB" for n in found] + [f"{n}: s" for n in found]
-                  + [f"each further guest at {most}, % of the first"], [])
-    for mode in view.modes:
+    guests = f"{workload} guests of {view.memory_mb} MiB by gang size, {link_name(link)}"
+    size = Sheet(f"{guests}: MB on the wire", ["mode"] + [f"{n}" for n in found]
+                 + [f"each further of {most}, % of the first"], [])
+    time = Sheet(f"{guests}: total time, s", ["mode"] + [f"{n}" for n in found], [])
+    for mode in view.modes_with([(workload, n, link) for n in found]):
         further = cell(targets.further_guest(view.rows, mode, most, link, workload)) \
             if most > 1 else None
-        sheet.rows.append(
-            [TITLES[mode]]
-            + [text(view.rows.cell(workload, mode, n, link, "wire_bytes"), 1, 1e-6) for n in found]
-            + [text(view.rows.cell(workload, mode, n, link, "total_s"), 2) for n in found]
+        size.rows.append([TITLES[mode]] + [
+            text(view.rows.cell(workload, mode, n, link, "wire_bytes"), 1, 1e-6) for n in found]
             + [text(further, 1, 100)])
-    return sheet
+        time.rows.append([TITLES[mode]] + [
+            text(view.rows.cell(workload, mode, n, link, "total_s"), 2) for n in found])
+    return size, time
 
 
 FLOORS = (("nonzero", "non-zero pages"), ("distinct", "distinct pages"),
@@ -219,6 +251,11 @@ def pages(view, workload, n, link):
             sheet.rows.append([TITLES[mode], *(text(c, 1, 1e-3) for c in counts),
                                text(metadata, 0, 1e-3)])
     return sheet
+
+
+def left_out(view):
+    return Sheet("Runs that there was no time for", ["run"],
+                 [[run] for run in view.figures["left_out"]])
 
 
 def failures(view):

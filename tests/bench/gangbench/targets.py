@@ -7,7 +7,7 @@ what a user gets who sets nothing."""
 
 from dataclasses import dataclass
 
-from .matrix import BASE_LINK, BASE_SIZE, STOCK
+from .matrix import BASE_LINK, BASE_SIZE, GANG, STOCK, WORKLOADS, link_order
 from .stats import Cell, Table, cell, ratios
 
 OURS, ZSTD = "gang-auto", "stock-multifd-zstd"
@@ -53,21 +53,21 @@ def base_link(table):
     return BASE_LINK if BASE_LINK in found or not found else max(found)
 
 
-def bytes_targets(table, n, link):
+def bytes_targets(table, n, link, ours):
     found = []
     for workload, limit in BYTES.items():
-        ours = table.get(workload, OURS, n, link)
-        against = ratios(ours, table.get(workload, ZSTD, n, link), "wire_bytes")
+        rows = table.get(workload, ours, n, link)
+        against = ratios(rows, table.get(workload, ZSTD, n, link), "wire_bytes")
         found.append(Verdict("bytes", f"{workload}: of stock multifd + zstd", limit, cell(against)))
-        of_floor = [row["wire_bytes"] / row["floor_bytes"] for row in ours if row.get("floor_bytes")]
+        of_floor = [row["wire_bytes"] / row["floor_bytes"] for row in rows if row.get("floor_bytes")]
         found.append(Verdict("bytes", f"{workload}: of the floor", OF_FLOOR, cell(of_floor)))
     return found
 
 
-def time_targets(table, n):
+def time_targets(table, n, ours):
     found = []
     for link, limit in ((1000, 0.5), (200, 0.30)):
-        got = ratios(table.get("idle", OURS, n, link), table.get("idle", ZSTD, n, link), "total_s")
+        got = ratios(table.get("idle", ours, n, link), table.get("idle", ZSTD, n, link), "total_s")
         found.append(Verdict("time", f"idle, {link_name(link)}: of stock multifd + zstd", limit,
                              cell(got)))
     return found
@@ -80,19 +80,19 @@ def further_guest(table, mode, most, link, workload="idle"):
             for row in table.get(workload, mode, most, link) if row["repetition"] in alone]
 
 
-def scaling_target(table, link):
-    return [Verdict("scaling", "8 idle guests: each further one, of the first", 0.10,
-                    cell(further_guest(table, OURS, 8, link)))]
+def scaling_target(table, link, ours):
+    return [Verdict("scaling", "8 idle guests: bytes of each further one, of the first's", 0.10,
+                    cell(further_guest(table, ours, 8, link)))]
 
 
-def random_targets(table, n):
+def random_targets(table, n, ours):
     found = []
-    for link in sorted(table.axis(3), key=lambda mbit: mbit or float("inf")) or [BASE_LINK]:
-        ours = table.get("random", OURS, n, link)
+    for link in sorted(table.axis(3) | {200, 1000, 10000, 0}, key=lambda mbit: mbit or float("inf")):
+        rows = table.get("random", ours, n, link)
         plain = table.get("random", "stock-multifd", n, link)
         for value, name, limit in (("wire_bytes", "bytes", 1.01), ("total_s", "time", 1.05)):
             found.append(Verdict("no duplicates", f"{name}, {link_name(link)}: of stock multifd",
-                                 limit, cell(ratios(ours, plain, value))))
+                                 limit, cell(ratios(rows, plain, value))))
     return found
 
 
@@ -103,43 +103,75 @@ def best_stock(table, workload, n, link, value):
     return min(medians, key=medians.get) if medians else None
 
 
-def unshaped_targets(table, n):
-    ours = table.get("idle", OURS, n, 0)
+def unshaped_targets(table, n, ours):
+    rows = table.get("idle", ours, n, 0)
     best = best_stock(table, "idle", n, 0, "total_s")
-    time = ratios(ours, table.get("idle", best, n, 0), "total_s") if best else []
-    cpu = ratios(ours, table.get("idle", ZSTD, n, 0), total_cpu)
+    time = against_median(rows, table.get("idle", best, n, 0), "total_s") if best else []
+    cpu = ratios(rows, table.get("idle", ZSTD, n, 0), total_cpu)
     return [Verdict("unshaped", f"idle, time: of the best stock mode{f' ({best})' if best else ''}",
                     0.7, cell(time)),
             Verdict("unshaped", "idle, CPU seconds: of stock multifd + zstd", 0.8, cell(cpu))]
 
 
-def downtime_cases(table, value="downtime_ms"):
-    """(workload, n, link) -> ours and the best stock mode's median and worst, in
-    ms, wherever both are there."""
-    found = {}
-    for workload, mode, n, link in table.rows:
-        if mode != OURS:
-            continue
-        ours = table.cell(workload, OURS, n, link, value)
-        stock = [table.cell(workload, other, n, link, value) for other in STOCK]
-        stock = [c for c in stock if c]
-        if ours and stock:
-            found[workload, n, link] = {
-                "median": (ours.median, min(c.median for c in stock)),
-                "worst": (ours.high, min(c.high for c in stock))}
-    return found
+def against_median(ours, theirs, value):
+    """Run by run where both were repeated; a mode that was measured less often is
+    compared by its median."""
+    if len(theirs) >= len(ours):
+        return ratios(ours, theirs, value)
+    median = cell(row[value] for row in theirs)
+    return [row[value] / median.median for row in ours]
 
 
-def downtime_targets(table, outside):
+@dataclass(frozen=True)
+class Downtime:
+    """Of one case, ms; against: stock mode -> ours and its, of the repetitions that both
+    have: of more runs the worst is worse."""
+    workload: str
+    n: int
+    link: int
+    against: dict
+
+    def pair(self, kind):
+        """Ours and the best stock mode's: their medians, or their worst.  Best is what
+        we look worst against."""
+        def value(c):
+            return c.median if kind == "median" else c.high
+        pairs = [(value(ours), value(stock)) for ours, stock in self.against.values()]
+        return max(pairs, key=lambda p: p[0] / max(p[1], 1.0))
+
+    def ratio(self, kind):
+        ours, stock = self.pair(kind)
+        return ours / max(stock, 1.0)
+
+
+def downtime_cases(table, value="downtime_ms", ours=OURS):
+    """Wherever ours and a stock mode were measured."""
+    found = []
+    for workload, n, link in {(w, n, link) for w, mode, n, link in table.rows if mode == ours}:
+        mine, against = table.get(workload, ours, n, link), {}
+        for mode in STOCK:
+            stock = table.get(workload, mode, n, link)
+            both = {r["repetition"] for r in mine} & {r["repetition"] for r in stock}
+            cells = [cell(v for row in rows if row["repetition"] in both for v in row[value])
+                     for rows in (mine, stock)]
+            if all(cells):
+                against[mode] = cells
+        if against:
+            found.append(Downtime(workload, n, link, against))
+    return sorted(found, key=lambda d: (WORKLOADS.index(d.workload), d.n, link_order(d.link)))
+
+
+DOWNTIMES = (("downtime_ms", "as QEMU reports it"), ("outage_ms", "as seen from outside"))
+
+
+def downtime_targets(table, outside, ours):
     """Everywhere: the ratio's median is that of the worst case, so that one
     case that is missed misses the target."""
     found = []
-    for source, value, name in ((table, "downtime_ms", "as QEMU reports it"),
-                                (outside, "outage_ms", "as seen from outside")):
-        cases = downtime_cases(source, value)
+    for source, (value, name) in zip((table, outside), DOWNTIMES):
+        cases = downtime_cases(source, value, ours)
         for kind in ("median", "worst"):
-            all_ratios = [ours / max(stock, 1.0) for ours, stock in
-                          (case[kind] for case in cases.values())]
+            all_ratios = [case.ratio(kind) for case in cases]
             got = None
             if all_ratios:
                 got = Cell(max(all_ratios), min(all_ratios), max(all_ratios), len(all_ratios))
@@ -150,9 +182,22 @@ def downtime_targets(table, outside):
     return found
 
 
-def verdicts(figures):
+def verdicts(figures, ours=OURS):
     table, outside = Table(figures["rows"]), Table(figures["outside"])
     n, link = base_size(table), base_link(table)
-    return (bytes_targets(table, n, link) + time_targets(table, n) + scaling_target(table, link)
-            + random_targets(table, n) + unshaped_targets(table, n)
-            + downtime_targets(table, outside))
+    return (bytes_targets(table, n, link, ours) + time_targets(table, n, ours)
+            + scaling_target(table, link, ours) + random_targets(table, n, ours)
+            + unshaped_targets(table, n, ours) + downtime_targets(table, outside, ours))
+
+
+def best_others(figures):
+    """For each verdict, in their order: the gang mode but OURS that comes lowest, and
+    its Cell; None where none was measured.  It tells what a better choice by auto
+    would bring.  Not for downtimes, which are of other cases then."""
+    modes = [mode for mode in GANG if mode != OURS]
+    found = []
+    for same in zip(*(verdicts(figures, mode) for mode in modes)):
+        known = [(v.got.median, mode, v.got) for v, mode in zip(same, modes)
+                 if v.got and v.group != "downtime"]
+        found.append(min(known, key=lambda k: k[0])[1:] if known else None)
+    return found

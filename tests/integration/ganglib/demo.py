@@ -3,18 +3,18 @@
 """The demo: one gang, moved by stock QEMU's best mode and by gang migration.
 
 Both runs restore the same guests from the same saved states, so they move the
-same memory.  Bytes are those of the link's interface counter."""
+same memory, and each finds its memory touched.  Bytes are those of the link's
+interface counter."""
 
 import argparse
 import json
-import mmap
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
-from . import gang, net, process, vm
+from . import gang, memory, net, process, vm
 
 TITLES = {"stock-multifd-zstd": "stock multifd+zstd", "gang": "gang"}
 
@@ -75,18 +75,6 @@ class Bars:
             print(text, flush=True)
 
 
-def touch_memory(mib):
-    """Takes so much memory once and gives it back.  On a machine that is itself
-    virtual, memory comes from its host at first touch, at many times the cost;
-    the run that comes first would pay for the other."""
-    with open("/proc/meminfo") as f:
-        free_kib = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
-    size = min(mib << 20, free_kib * 1024 * 6 // 10)
-    with mmap.mmap(-1, size) as memory:
-        for at in range(0, size, mmap.PAGESIZE):
-            memory[at] = 1
-
-
 def one_run(args, mode, rundir, hosts, resources):
     """Restores the guests on A, moves them to B, compares their RAM."""
     stock = mode != "gang"
@@ -106,7 +94,7 @@ def one_run(args, mode, rundir, hosts, resources):
         resources.extend(gangds)
     members = gang.prepare(sources, hosts, gangds, qemu=qemu, label=label)
     resources.extend(m.destination for m in members)
-    touch_memory(args.vms * args.memory * 3 // 2)
+    memory.touch_memory(memory.wanted_mib(args.vms, args.memory))
     result = gang.migrate(members, hosts, gangds, progress=Bars(members), timeout=900)
     gang.run_at_destination(members)
     return result

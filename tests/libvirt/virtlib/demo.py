@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from ganglib.memory import touch_memory, wanted_mib
 from ganglib.process import wait_for
 
 from .host import VIRSH
@@ -56,6 +57,7 @@ def as_a_gang(rig, domains):
 def measured(rig, domains, move):
     """Bytes and seconds of a move; the RAM is checked and the guests go on."""
     sources = [domain.ram() for domain in domains]
+    touch_memory(wanted_mib(len(domains), domains[0].spec.memory_mb))
     before, t0 = rig.net.wire_bytes(), time.monotonic()
     move(rig, domains)
     figures = rig.net.wire_bytes() - before, time.monotonic() - t0
