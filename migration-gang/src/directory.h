@@ -136,15 +136,15 @@ class Directory {
   private:
     Directory() = default;
     Entry *Find(const Hash &hash, bool insert, bool *existed);
-    std::atomic<FeatureWord> *FindFeature(uint64_t feature) const;
+    Atomic<FeatureWord> *FindFeature(uint64_t feature) const;
 
     Segment segment_;
     DirectoryHeader *header_ = nullptr;
     MemberRecord *members_ = nullptr;
-    std::atomic<uint32_t> *chunk_owner_ = nullptr;
+    Atomic<uint32_t> *chunk_owner_ = nullptr;
     Bucket *buckets_ = nullptr;
-    std::atomic<FeatureWord> *features_ = nullptr;
-    std::atomic<uint32_t> *mirrored_ = nullptr;
+    Atomic<FeatureWord> *features_ = nullptr;
+    Atomic<uint32_t> *mirrored_ = nullptr;
     const uint8_t *mirror_ = nullptr; // nullptr: there is none
     int fd_ = -1;                     // the mirror is written through it
     // Copies of the header's geometry, checked once: the header itself is
