@@ -6,6 +6,8 @@
 #ifndef GANG_INTERLEAVE_CASES_H
 #define GANG_INTERLEAVE_CASES_H
 
+#include <ostream>
+
 #include "actors.h"
 
 namespace gang::interleave {
@@ -152,6 +154,7 @@ struct Named {
     Plan (*plan)();
     uint32_t preemptions; // kUnbounded: every interleaving
 };
+inline void PrintTo(const Named &named, std::ostream *out) { *out << named.name; }
 inline constexpr Named kCases[] = {
     {"FirstMeeting", FirstMeeting, kUnbounded},
     {"FirstMeetingOfThree", FirstMeetingOfThree, 2},
