@@ -36,15 +36,18 @@ void GangCase::Begin() {
         for (Channel &ch : member) {
             const std::string name = std::to_string(ch.member) + "." + std::to_string(ch.channel);
             e.Add("channel " + name, world_.source(ch.member), [this, c = &ch] { Send(c); });
-            e.Add("destination " + name, world_.destination(ch.member),
-                  [this, c = &ch] { Destination(c); }, true);
+            e.Add(
+                "destination " + name, world_.destination(ch.member),
+                [this, c = &ch] { Destination(c); }, true);
         }
     }
-    e.Add("gangd", world_.gangd(), [this] { Gangd(); }, true);
+    e.Add(
+        "gangd", world_.gangd(), [this] { Gangd(); }, true);
     if (plan_.hang_up >= 0) {
-        e.Add("hang-up", world_.gangd(), [this] {
-            d_.SetMemberState(static_cast<uint32_t>(plan_.hang_up), MemberState::kDead);
-        }, true);
+        e.Add(
+            "hang-up", world_.gangd(),
+            [this] { d_.SetMemberState(static_cast<uint32_t>(plan_.hang_up), MemberState::kDead); },
+            true);
     }
     if (plan_.gangd_crashes) {
         processes |= uint64_t{1} << world_.gangd();
@@ -206,8 +209,7 @@ void GangCase::Page(Channel *ch, size_t content, bool may_defer) {
         world_.CheckReference(d.slot, content);
         ch->building.referenced.push_back({d.slot, content});
         return;
-    } else if (d.verdict == Verdict::kDefer && may_defer &&
-               d_.Owner(d.claim, &owner, &channel)) {
+    } else if (d.verdict == Verdict::kDefer && may_defer && d_.Owner(d.claim, &owner, &channel)) {
         ch->deferred.push_back({content, {nullptr, 0, d.entry, 0}});
         return;
     } else {
@@ -237,9 +239,8 @@ bool GangCase::OwnerLost(const Channel &ch) {
 
 // False: the page is not to be deferred again.
 bool GangCase::AwaitDecision(Channel *ch) {
-    execution().Await("what it waits for", [this, ch] {
-        return Known(*ch) || OwnerLost(*ch) || DestinationGone(*ch);
-    });
+    execution().Await("what it waits for",
+                      [this, ch] { return Known(*ch) || OwnerLost(*ch) || DestinationGone(*ch); });
     ch->failed = DestinationGone(*ch);
     return execution().Quietly([&] { return Known(*ch) || !OwnerLost(*ch); });
 }

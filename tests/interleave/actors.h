@@ -40,8 +40,8 @@ struct Plan {
     uint32_t crashes = 0;       // processes that may end at any step, at most
     bool gangd_crashes = false; // gangd is one of them
     bool destinations_crash = true;
-    bool leave_early = false;   // members leave without waiting for acknowledgements
-    int hang_up = -1;           // a member whose connection gangd loses at any step
+    bool leave_early = false; // members leave without waiting for acknowledgements
+    int hang_up = -1;         // a member whose connection gangd loses at any step
     Misdeed misdeed = Misdeed::kNothing;
 };
 
@@ -69,8 +69,8 @@ class GangCase : public Case {
     struct Channel {
         uint32_t member, channel;
         uint32_t next_slot = 0, chunk_end = 0;
-        bool finished = false; // all its pages are sent
-        bool failed = false;   // its destination is gone
+        bool finished = false;     // all its pages are sent
+        bool failed = false;       // its destination is gone
         bool acknowledged = false; // just now: the return path is at work
         Sent building;
         std::deque<Sent> sent;

@@ -154,7 +154,9 @@ struct Named {
     Plan (*plan)();
     uint32_t preemptions; // kUnbounded: every interleaving
 };
-inline void PrintTo(const Named &named, std::ostream *out) { *out << named.name; }
+inline void PrintTo(const Named &named, std::ostream *out) {
+    *out << named.name;
+}
 inline constexpr Named kCases[] = {
     {"FirstMeeting", FirstMeeting, kUnbounded},
     {"FirstMeetingOfThree", FirstMeetingOfThree, 2},

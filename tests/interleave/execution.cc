@@ -16,8 +16,8 @@ namespace {
 Execution *the_execution;
 
 uint64_t Mix(uint64_t a, uint64_t b) {
-    unsigned __int128 m = static_cast<unsigned __int128>(a ^ 0x9e3779b97f4a7c15) *
-                          (b ^ 0xd1342543de82ef95);
+    unsigned __int128 m =
+        static_cast<unsigned __int128>(a ^ 0x9e3779b97f4a7c15) * (b ^ 0xd1342543de82ef95);
     uint64_t h = static_cast<uint64_t>(m) ^ static_cast<uint64_t>(m >> 64);
     return h * 0xff51afd7ed558ccd ^ (a << 17 | a >> 47) ^ b;
 }
@@ -62,7 +62,8 @@ std::vector<Choice> ParseSchedule(const std::string &text) {
         }
         const bool crash = *p == '!';
         char *end;
-        const auto choice = static_cast<Choice>(strtoul(p + crash, &end, 10) | (crash ? kCrash : 0));
+        const auto choice =
+            static_cast<Choice>(strtoul(p + crash, &end, 10) | (crash ? kCrash : 0));
         size_t run = *end == '*' ? strtoul(end + 1, &end, 10) : 1;
         if (end == p + crash || run > 100000) {
             break;
@@ -73,9 +74,15 @@ std::vector<Choice> ParseSchedule(const std::string &text) {
     return schedule;
 }
 
-Execution::Execution(Watcher *watcher) : watcher_(watcher) { the_execution = this; }
-Execution::~Execution() { the_execution = nullptr; }
-Execution *Execution::current() { return the_execution; }
+Execution::Execution(Watcher *watcher) : watcher_(watcher) {
+    the_execution = this;
+}
+Execution::~Execution() {
+    the_execution = nullptr;
+}
+Execution *Execution::current() {
+    return the_execution;
+}
 
 void Execution::Reset() {
     for (size_t i = undo_.size(); i > 0; i--) {
@@ -100,8 +107,16 @@ void Execution::Add(const std::string &name, uint32_t process, Body body, bool d
     if (stacks_.size() == actors_.size()) {
         stacks_.emplace_back(new uint8_t[kStack]);
     }
-    actors_.emplace_back(new Actor{name, process, std::move(body), daemon, false, false,
-                                   Mix(process, actors_.size()), nullptr, "begin", {}});
+    actors_.emplace_back(new Actor{name,
+                                   process,
+                                   std::move(body),
+                                   daemon,
+                                   false,
+                                   false,
+                                   Mix(process, actors_.size()),
+                                   nullptr,
+                                   "begin",
+                                   {}});
 }
 
 void Execution::Entry() {
@@ -204,8 +219,8 @@ void Execution::Dispatch() {
                         options_.push_back(static_cast<Choice>(kCrash | p));
                     }
                 }
-                choice = chooser_->Choose(options_, State(),
-                                          running_ == kNobody ? kNone : static_cast<Choice>(running_));
+                choice = chooser_->Choose(
+                    options_, State(), running_ == kNobody ? kNone : static_cast<Choice>(running_));
                 pruned_ = choice == kNone;
             }
         }
@@ -273,7 +288,9 @@ void Execution::Record(Op op, const void *word, uint32_t size, uint64_t before, 
     }
 }
 
-void Execution::WroteBytes(uint8_t *data, size_t size) { bytes_.emplace_back(data, size); }
+void Execution::WroteBytes(uint8_t *data, size_t size) {
+    bytes_.emplace_back(data, size);
+}
 
 void Execution::Await(const char *what, const std::function<bool()> &ready) {
     Actor &a = *actors_[running_];
@@ -286,7 +303,9 @@ void Execution::Await(const char *what, const std::function<bool()> &ready) {
     a.seen = Mix(a.seen, 1);
 }
 
-void Execution::Become(uint32_t process) { actors_[running_]->process = process; }
+void Execution::Become(uint32_t process) {
+    actors_[running_]->process = process;
+}
 
 void Execution::Fail(const std::string &what) {
     if (failure_.empty()) {

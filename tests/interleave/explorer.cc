@@ -152,8 +152,8 @@ class Fixed : public Chooser {
 // The failure once more, step by step.
 void Explain(Case *c, Figures *figures, const std::string &how) {
     const std::vector<Choice> schedule = c->execution().schedule();
-    figures->failure = Replay(c, schedule).failure + "\n" + how + "GANG_SCHEDULE='" +
-                       ScheduleText(schedule) + "'";
+    figures->failure =
+        Replay(c, schedule).failure + "\n" + how + "GANG_SCHEDULE='" + ScheduleText(schedule) + "'";
 }
 
 } // namespace

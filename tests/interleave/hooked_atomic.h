@@ -16,7 +16,13 @@ namespace gang {
 
 namespace interleave {
 
-enum class Op : uint8_t { kLoad, kStore, kAdd, kCas, kWrite };
+enum class Op : uint8_t {
+    kLoad,
+    kStore,
+    kAdd,
+    kCas,
+    kWrite
+};
 
 // May run other actors first; does not return in a process that crashes here.
 void Before(Op op, const void *word);

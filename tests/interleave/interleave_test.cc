@@ -15,7 +15,9 @@
 namespace gang::interleave {
 namespace {
 
-bool Long() { return getenv("GANG_LONG") != nullptr; }
+bool Long() {
+    return getenv("GANG_LONG") != nullptr;
+}
 
 // The same for everybody: what fails in CI fails here.
 uint64_t Seed() {

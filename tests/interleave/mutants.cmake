@@ -20,7 +20,7 @@ endfunction()
 macro(begin_mutating source)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${core}/${source}.cc)
     file(READ ${core}/${source}.cc mutated)
-    string(PREPEND mutated "#include \"mutants.h\"\n")
+    string(PREPEND mutated "#include \"execution.h\"\n#include \"mutants.h\"\n")
 endmacro()
 macro(end_mutating source)
     file(CONFIGURE OUTPUT ${source}_mutants.cc CONTENT "${mutated}" @ONLY)
@@ -36,6 +36,15 @@ plant([[e.hash_hi.compare_exchange_strong(hi, hash.hi, std::memory_order_acq_rel
       [[(Planted(kHiByStore)
           ? (e.hash_hi.store(hash.hi), true)
           : e.hash_hi.compare_exchange_strong(hi, hash.hi, std::memory_order_acq_rel))]])
+plant([[uint64_t hi = e.hash_hi.load(std::memory_order_acquire);]]
+      [[uint64_t hi = e.hash_hi.load(std::memory_order_acquire);
+            if (Planted(kHalfIgnored) && hi == 0 &&
+                taken[interleave::Execution::current()->process() % 64] != &e) {
+                continue;
+            }]])
+plant([[header_->entries_used.fetch_add(1, std::memory_order_relaxed);]]
+      [[taken[interleave::Execution::current()->process() % 64] = &e;
+                    header_->entries_used.fetch_add(1, std::memory_order_relaxed);]])
 plant([[e->seen.fetch_add(1, std::memory_order_relaxed)]]
       [[Planted(kSeenInTwoSteps) ? e->seen.store(e->seen.load() + 1)
                                  : void(e->seen.fetch_add(1, std::memory_order_relaxed))]])

@@ -14,6 +14,7 @@ namespace interleave {
 enum class Mutant {
     kNothing,
     kHiFirst,         // hash_hi before hash_lo
+    kHalfIgnored,     // a hash whose writer has ended is completed by nobody
     kHiByStore,       // hash_hi not by compare-and-swap
     kLoByStore,       // hash_lo neither
     kClaimInTwoSteps, // the slot first, then the packet's number
@@ -31,11 +32,17 @@ enum class Mutant {
     kValidFirst,      // a slot of the store is valid before its bytes are there
 };
 inline Mutant planted = Mutant::kNothing;
-inline bool Planted(Mutant mutant) { return planted == mutant; }
+inline bool Planted(Mutant mutant) {
+    return planted == mutant;
+}
+
+// The entry whose hash_lo a process has written last.
+inline const void *taken[64];
 
 } // namespace interleave
 
 using interleave::Planted;
+using interleave::taken;
 using enum interleave::Mutant;
 
 } // namespace gang

@@ -60,12 +60,18 @@ uintptr_t StoreMapping() {
     throw std::runtime_error("no mapping of the store");
 }
 
-uint32_t SlotOf(uint64_t word) { return static_cast<uint32_t>(word >> 32) - 1; }
-std::string Text(uint64_t n) { return std::to_string(n); }
+uint32_t SlotOf(uint64_t word) {
+    return static_cast<uint32_t>(word >> 32) - 1;
+}
+std::string Text(uint64_t n) {
+    return std::to_string(n);
+}
 
 } // namespace
 
-World *World::current() { return the_world; }
+World *World::current() {
+    return the_world;
+}
 
 World::World(const Config &config)
     : config_(config), gang_(config.slots, 1024, config.mirror_pages), execution_(this),
@@ -131,9 +137,8 @@ World::Place World::Locate(const void *word) const {
     uint64_t o;
     if (within(d, h.members_off, uint64_t{kMaxMembers} * sizeof(MemberRecord), &o)) {
         const uint64_t m = o / sizeof(MemberRecord), f = o % sizeof(MemberRecord);
-        return f == 0 ? Place{Field::kState, m, 0}
-               : f == offsetof(MemberRecord, pid)
-                   ? Place{Field::kPid, m, 0}
+        return f == 0                             ? Place{Field::kState, m, 0}
+               : f == offsetof(MemberRecord, pid) ? Place{Field::kPid, m, 0}
                : f < offsetof(MemberRecord, stats)
                    ? Place{Field::kAcked, m, (f - offsetof(MemberRecord, acked)) / 4}
                    : Place{Field::kStat, m, (f - offsetof(MemberRecord, stats)) / 8};
@@ -143,11 +148,11 @@ World::Place World::Locate(const void *word) const {
     }
     if (within(d, h.buckets_off, h.buckets * sizeof(Bucket), &o)) {
         const uint64_t f = o % sizeof(Entry);
-        return {f == 0                           ? Field::kLo
-                : f == offsetof(Entry, hash_hi)  ? Field::kHi
-                : f < offsetof(Entry, seen)      ? Field::kClaim
-                : f == offsetof(Entry, seen)     ? Field::kSeen
-                                                 : Field::kLiteral,
+        return {f == 0                          ? Field::kLo
+                : f == offsetof(Entry, hash_hi) ? Field::kHi
+                : f < offsetof(Entry, seen)     ? Field::kClaim
+                : f == offsetof(Entry, seen)    ? Field::kSeen
+                                                : Field::kLiteral,
                 o / sizeof(Entry), 0};
     }
     if (within(d, h.features_off, h.feature_sets * kFeatureWays * 8, &o)) {
@@ -162,11 +167,12 @@ World::Place World::Locate(const void *word) const {
                                           : Field::kMirrorUsed,
                 0, 0};
     }
-    if (h.mirror_off &&
-        within(reinterpret_cast<uintptr_t>(directory_bytes_), h.mirror_off, h.slots * kPageSize, &o)) {
+    if (h.mirror_off && within(reinterpret_cast<uintptr_t>(directory_bytes_), h.mirror_off,
+                               h.slots * kPageSize, &o)) {
         return {Field::kMirror, o / kPageSize, o % kPageSize};
     }
-    if (within(reinterpret_cast<uintptr_t>(store_bytes_), store_data_, config_.slots * kPageSize, &o)) {
+    if (within(reinterpret_cast<uintptr_t>(store_bytes_), store_data_, config_.slots * kPageSize,
+               &o)) {
         return {Field::kSlotData, o / kPageSize, o % kPageSize};
     }
     // The store's own mapping: its words by their addresses.
@@ -196,11 +202,12 @@ bool World::Visible(const void *word) const {
 
 std::string World::Name(const void *word) const {
     static const char *const kNames[] = {
-        "another word", "state of member", "pid of member", "acked of member",
-        "counter of member", "owner of chunk", "hash_lo of entry", "hash_hi of entry",
-        "claim of entry", "seen of entry", "literal of entry", "feature", "mirrored of slot",
-        "mirror of slot", "next_chunk", "entries_used", "mirror_used", "state of store's slot",
-        "hash of store's slot", "slots_used", "bytes of store's slot"};
+        "another word",         "state of member",       "pid of member",        "acked of member",
+        "counter of member",    "owner of chunk",        "hash_lo of entry",     "hash_hi of entry",
+        "claim of entry",       "seen of entry",         "literal of entry",     "feature",
+        "mirrored of slot",     "mirror of slot",        "next_chunk",           "entries_used",
+        "mirror_used",          "state of store's slot", "hash of store's slot", "slots_used",
+        "bytes of store's slot"};
     const Place place = Locate(word);
     return std::string(kNames[static_cast<size_t>(place.field)]) + " " + Text(place.index) + "." +
            Text(place.part);

@@ -87,9 +87,27 @@ class World : public Watcher {
 
   private:
     enum class Field {
-        kOther, kState, kPid, kAcked, kStat, kChunkOwner, kLo, kHi, kClaim, kSeen, kLiteral,
-        kFeature, kMirrored, kMirror, kNextChunk, kEntriesUsed, kMirrorUsed,
-        kSlotState, kSlotHash, kSlotsUsed, kSlotData,
+        kOther,
+        kState,
+        kPid,
+        kAcked,
+        kStat,
+        kChunkOwner,
+        kLo,
+        kHi,
+        kClaim,
+        kSeen,
+        kLiteral,
+        kFeature,
+        kMirrored,
+        kMirror,
+        kNextChunk,
+        kEntriesUsed,
+        kMirrorUsed,
+        kSlotState,
+        kSlotHash,
+        kSlotsUsed,
+        kSlotData,
     };
     struct Place {
         Field field;
@@ -115,9 +133,9 @@ class World : public Watcher {
     uint8_t *store_bytes_;
     uint64_t directory_size_, store_size_, store_data_;
     // What has happened so far; follows from what the actors have seen.
-    std::map<uint32_t, int> claimed_;   // slot -> content
-    std::map<uint32_t, bool> written_;  // slots that the destination began to write
-    std::set<uint64_t> touched_;        // entries that are in use
+    std::map<uint32_t, int> claimed_;  // slot -> content
+    std::map<uint32_t, bool> written_; // slots that the destination began to write
+    std::set<uint64_t> touched_;       // entries that are in use
     uint32_t applied_[4][4] = {};
     uint64_t counts_begun_ = 0, counts_done_ = 0, decisions_ = 0;
 };
