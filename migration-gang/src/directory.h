@@ -52,8 +52,8 @@ struct Decision {
 };
 
 // Thread-safe: every method may be called by any thread of any process that
-// maps the segment.  Invariants: a confirmed claim never changes; an entry's
-// hash never changes once complete.
+// maps the segment.  Invariants: a claim that is confirmed while its
+// owner is alive never changes; an entry's hash never changes once complete.
 class Directory {
   public:
     // Bytes the directory for this configuration takes, without the mirror; at

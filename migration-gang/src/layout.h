@@ -124,7 +124,9 @@ struct Entry {
     //   bits 31..0   number of the packet (per member and channel) it is in
     // The owner is chunk_owner[slot / kChunkSlots].  Confirmed when
     // acked[owner.member][owner.channel] >= packet: that never becomes untrue.
-    // Replaced (CAS) only while unconfirmed and its owner is not alive.
+    // Replaced (CAS) only while unconfirmed and its owner is not alive; or when an
+    // owner that was taken for gone is acknowledged during a take-over: then both
+    // slots hold the content (docs/crash-consistency.md).
     Atomic<uint64_t> claim;
     Atomic<uint32_t> seen;    // occurrences the scans counted (saturating use)
     Atomic<uint32_t> literal; // times it was sent in full without being kept

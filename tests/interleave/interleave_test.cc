@@ -37,7 +37,7 @@ TEST_P(Interleaving, EveryObligationHoldsWhateverTheOrderAndWhoeverEnds) {
     const uint32_t preemptions = GetParam().preemptions;
     const Figures figures =
         Explore(&c, preemptions == kUnbounded ? kUnbounded : preemptions + Long(),
-                Long() || preemptions == kUnbounded ? 20000000 : 20000);
+                Long() || preemptions == kUnbounded ? 2000000 : 20000);
     std::cout << figures << std::endl;
     ASSERT_EQ(figures.failure, "");
     EXPECT_GT(figures.ends, 10u);
@@ -51,13 +51,24 @@ TEST_P(Interleaving, EveryObligationHoldsInRandomOrders) {
         GTEST_SKIP() << "a replay";
     }
     GangCase c(GetParam().plan());
-    const Figures figures = Wander(&c, Seed(), Long() ? 300000 : 1500);
+    const Figures figures = Wander(&c, Seed(), Long() ? 200000 : 1500);
     std::cout << figures << std::endl;
     ASSERT_EQ(figures.failure, "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Gang, Interleaving, testing::ValuesIn(kCases),
                          [](const auto &param) { return std::string(param.param.name); });
+
+// What is known, and harmless: see docs/crash-consistency.md.  Nothing but the claim
+// moves (HangUp and LeaveEarly, above): the old slot keeps what it has.
+TEST(InterleavingLateAcks, MayConfirmAClaimThatIsBeingTakenOver) {
+    Plan plan = HangUp();
+    plan.world.claims_may_move = false;
+    GangCase c(plan);
+    const Figures figures = Explore(&c, 2, 20000);
+    EXPECT_NE(figures.failure.find("FAILED: entry 0: a confirmed claim changed"),
+              std::string::npos);
+}
 
 TEST(InterleavingSchedule, TextAndBack) {
     const std::vector<Choice> schedule = {0, 0, 3, kCrash | 1, 2, 2, 2};

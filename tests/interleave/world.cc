@@ -238,7 +238,7 @@ void World::ClaimChanged(uint64_t index, uint64_t before, uint64_t now) {
         if (Alive(m)) {
             return Fail(what + "the claim of a living member was replaced");
         }
-        if (directory().Confirmed(before) && !config_.late_acks) {
+        if (directory().Confirmed(before) && !(config_.late_acks && config_.claims_may_move)) {
             return Fail(what + "a confirmed claim changed");
         }
     }

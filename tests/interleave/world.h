@@ -40,8 +40,9 @@ class World : public Watcher {
         // A member may be acknowledged after it has left or was taken for dead: then a
         // claim that was taken over may turn out to be confirmed.
         bool late_acks = false;
-        bool store_steps = false; // accesses to the store are steps of their own
-        bool stat_steps = false;  // those to counters are
+        bool claims_may_move = true; // by that, and by nothing else
+        bool store_steps = false;    // accesses to the store are steps of their own
+        bool stat_steps = false;     // those to counters are
     };
     explicit World(const Config &config);
     ~World() override;
