@@ -162,11 +162,11 @@ Status Directory::Open(int fd, std::unique_ptr<Directory> *out) {
     std::unique_ptr<Directory> d(new Directory());
     d->header_ = h;
     d->members_ = reinterpret_cast<MemberRecord *>(segment.data() + g.members_off);
-    d->chunk_owner_ = reinterpret_cast<std::atomic<uint32_t> *>(segment.data() + g.chunks_off);
+    d->chunk_owner_ = reinterpret_cast<Atomic<uint32_t> *>(segment.data() + g.chunks_off);
     d->buckets_ = reinterpret_cast<Bucket *>(segment.data() + g.buckets_off);
     d->features_ =
-        reinterpret_cast<std::atomic<FeatureWord> *>(segment.data() + g.features_off);
-    d->mirrored_ = reinterpret_cast<std::atomic<uint32_t> *>(segment.data() + g.mirrored_off);
+        reinterpret_cast<Atomic<FeatureWord> *>(segment.data() + g.features_off);
+    d->mirrored_ = reinterpret_cast<Atomic<uint32_t> *>(segment.data() + g.mirrored_off);
     d->mirror_ = mirror_pages ? segment.data() + g.mirror_off : nullptr;
     d->bucket_count_ = buckets;
     d->chunk_count_ = chunks;
@@ -361,10 +361,10 @@ bool Directory::TakeChunk(uint32_t member, uint32_t channel, uint32_t *first_slo
 
 // A feature's word is in its set, in the first place, in their order, that was
 // free when it first came.  Two features with the same tag share a word.
-std::atomic<FeatureWord> *Directory::FindFeature(uint64_t feature) const {
+Atomic<FeatureWord> *Directory::FindFeature(uint64_t feature) const {
     const uint64_t set =
         static_cast<uint64_t>((static_cast<unsigned __int128>(feature) * feature_sets_) >> 64);
-    std::atomic<FeatureWord> *words = features_ + set * kFeatureWays;
+    Atomic<FeatureWord> *words = features_ + set * kFeatureWays;
     for (uint32_t i = 0; i < kFeatureWays; i++) {
         FeatureWord word = words[i].load(std::memory_order_relaxed);
         if (word == 0) {
@@ -382,7 +382,7 @@ void Directory::CountFeatures(const Features &features) {
         // Another feature may take the free place meanwhile: look again, at
         // most once for each place.
         for (uint32_t tries = 0; tries <= kFeatureWays; tries++) {
-            std::atomic<FeatureWord> *at = FindFeature(feature);
+            Atomic<FeatureWord> *at = FindFeature(feature);
             if (!at) {
                 break;
             }
@@ -404,7 +404,7 @@ void Directory::Representatives(const Features &features, std::array<uint32_t, k
     *shared = false;
     slots->fill(kNoSlot);
     for (size_t i = 0; mirror_ && i < features.size(); i++) {
-        const std::atomic<FeatureWord> *at = FindFeature(features[i]);
+        const Atomic<FeatureWord> *at = FindFeature(features[i]);
         const FeatureWord word = at ? at->load(std::memory_order_acquire) : 0;
         if ((word & kFeatureTag) != TagOf(features[i])) {
             continue;
@@ -419,7 +419,7 @@ void Directory::Representatives(const Features &features, std::array<uint32_t, k
 
 void Directory::Represent(const Features &features, uint32_t slot) {
     for (uint64_t feature : features) {
-        std::atomic<FeatureWord> *at = FindFeature(feature);
+        Atomic<FeatureWord> *at = FindFeature(feature);
         FeatureWord word = at ? at->load(std::memory_order_acquire) : 0;
         if ((word & kFeatureTag) == TagOf(feature) && (word & kFeatureCount) >= 2 &&
             (word >> 32 == 0 || slot_state(SlotOf(word)) == SlotState::kUnknown)) {

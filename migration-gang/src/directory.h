@@ -52,8 +52,8 @@ struct Decision {
 };
 
 // Thread-safe: every method may be called by any thread of any process that
-// maps the segment.  Invariants: a confirmed claim never changes; an entry's
-// hash never changes once complete.
+// maps the segment.  Invariants: a claim that is confirmed while its
+// owner is alive never changes; an entry's hash never changes once complete.
 class Directory {
   public:
     // Bytes the directory for this configuration takes, without the mirror; at
@@ -136,15 +136,15 @@ class Directory {
   private:
     Directory() = default;
     Entry *Find(const Hash &hash, bool insert, bool *existed);
-    std::atomic<FeatureWord> *FindFeature(uint64_t feature) const;
+    Atomic<FeatureWord> *FindFeature(uint64_t feature) const;
 
     Segment segment_;
     DirectoryHeader *header_ = nullptr;
     MemberRecord *members_ = nullptr;
-    std::atomic<uint32_t> *chunk_owner_ = nullptr;
+    Atomic<uint32_t> *chunk_owner_ = nullptr;
     Bucket *buckets_ = nullptr;
-    std::atomic<FeatureWord> *features_ = nullptr;
-    std::atomic<uint32_t> *mirrored_ = nullptr;
+    Atomic<FeatureWord> *features_ = nullptr;
+    Atomic<uint32_t> *mirrored_ = nullptr;
     const uint8_t *mirror_ = nullptr; // nullptr: there is none
     int fd_ = -1;                     // the mirror is written through it
     // Copies of the header's geometry, checked once: the header itself is

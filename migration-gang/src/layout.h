@@ -21,6 +21,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "atomic.h"
+
 namespace gang {
 
 inline constexpr uint32_t kPageSize = 4096;
@@ -101,12 +103,12 @@ enum class Stat : uint32_t {
 inline constexpr size_t kStats = static_cast<size_t>(Stat::kMax);
 
 struct MemberRecord {
-    std::atomic<uint32_t> state; // MemberState; kFree -> kAlive by gangd
-    std::atomic<uint32_t> pid;
+    Atomic<uint32_t> state; // MemberState; kFree -> kAlive by gangd
+    Atomic<uint32_t> pid;
     // acked[c]: number of the last packet on channel c that the destination
     // says it has applied.  Written by this member.
-    std::atomic<uint32_t> acked[kMaxChannels];
-    std::atomic<uint64_t> stats[kStats];
+    Atomic<uint32_t> acked[kMaxChannels];
+    Atomic<uint64_t> stats[kStats];
     uint8_t reserved[56];
 };
 static_assert(sizeof(MemberRecord) == 576 && sizeof(MemberRecord) % 64 == 0);
@@ -115,17 +117,19 @@ static_assert(sizeof(MemberRecord) == 576 && sizeof(MemberRecord) % 64 == 0);
 // hash_lo, hash_hi (by anyone who holds the same hash_lo: a process killed in
 // between harms nobody), then claim.  Never removed while the directory lives.
 struct Entry {
-    std::atomic<uint64_t> hash_lo; // 0: the entry is free
-    std::atomic<uint64_t> hash_hi; // 0: not yet complete
+    Atomic<uint64_t> hash_lo; // 0: the entry is free
+    Atomic<uint64_t> hash_hi; // 0: not yet complete
     // 0: nobody has published this content.  Otherwise
     //   bits 63..32  slot + 1
     //   bits 31..0   number of the packet (per member and channel) it is in
     // The owner is chunk_owner[slot / kChunkSlots].  Confirmed when
     // acked[owner.member][owner.channel] >= packet: that never becomes untrue.
-    // Replaced (CAS) only while unconfirmed and its owner is not alive.
-    std::atomic<uint64_t> claim;
-    std::atomic<uint32_t> seen;    // occurrences the scans counted (saturating use)
-    std::atomic<uint32_t> literal; // times it was sent in full without being kept
+    // Replaced (CAS) only while unconfirmed and its owner is not alive; or when an
+    // owner that was taken for gone is acknowledged during a take-over: then both
+    // slots hold the content (docs/crash-consistency.md).
+    Atomic<uint64_t> claim;
+    Atomic<uint32_t> seen;    // occurrences the scans counted (saturating use)
+    Atomic<uint32_t> literal; // times it was sent in full without being kept
 };
 static_assert(sizeof(Entry) == 32);
 
@@ -166,9 +170,9 @@ struct DirectoryHeader {
     uint64_t mirror_off;    // page aligned; 0: there is no mirror
     uint64_t mirror_pages;  // that may be written
     uint8_t reserved[24];
-    alignas(64) std::atomic<uint64_t> next_chunk;   // first chunk nobody has taken
-    alignas(64) std::atomic<uint64_t> entries_used; // approximate, for status
-    alignas(64) std::atomic<uint64_t> mirror_used;  // pages written or about to be
+    alignas(64) Atomic<uint64_t> next_chunk;   // first chunk nobody has taken
+    alignas(64) Atomic<uint64_t> entries_used; // approximate, for status
+    alignas(64) Atomic<uint64_t> mirror_used;  // pages written or about to be
 };
 static_assert(offsetof(DirectoryHeader, next_chunk) == 192);
 static_assert(sizeof(DirectoryHeader) == 384);
@@ -176,9 +180,9 @@ static_assert(sizeof(DirectoryHeader) == 384);
 // ------------------------------------------------------------------- store
 
 struct SlotMeta {
-    std::atomic<uint64_t> state;   // 0 empty, kSlotValid once data and hash are in
-    std::atomic<uint64_t> hash_lo; // of the bytes in the slot, hashed there
-    std::atomic<uint64_t> hash_hi;
+    Atomic<uint64_t> state;   // 0 empty, kSlotValid once data and hash are in
+    Atomic<uint64_t> hash_lo; // of the bytes in the slot, hashed there
+    Atomic<uint64_t> hash_hi;
     uint64_t reserved;
 };
 static_assert(sizeof(SlotMeta) == 32);
@@ -195,13 +199,13 @@ struct StoreHeader {
     uint64_t meta_off; // SlotMeta[slots]
     uint64_t data_off; // slots * page_size bytes, page aligned
     uint8_t reserved[32];
-    alignas(64) std::atomic<uint64_t> slots_used; // slots that became valid
+    alignas(64) Atomic<uint64_t> slots_used; // slots that became valid
 };
 static_assert(offsetof(StoreHeader, slots_used) == 128);
 static_assert(sizeof(StoreHeader) == 192);
 
-static_assert(std::atomic<uint64_t>::is_always_lock_free && sizeof(std::atomic<uint64_t>) == 8);
-static_assert(std::atomic<uint32_t>::is_always_lock_free && sizeof(std::atomic<uint32_t>) == 4);
+static_assert(std::atomic<uint64_t>::is_always_lock_free && sizeof(Atomic<uint64_t>) == 8);
+static_assert(std::atomic<uint32_t>::is_always_lock_free && sizeof(Atomic<uint32_t>) == 4);
 
 // One number over every size and offset above and the protocol limits; two
 // builds that disagree on any of them get different numbers.
