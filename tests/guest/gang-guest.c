@@ -3,8 +3,8 @@
  * Copyright the gang migration authors
  *
  * What runs inside a test guest: reads files into the page cache, writes
- * memory and files, talks to redis and nginx, and says on the serial port that the guest
- * lives.
+ * memory and files, talks to redis and nginx, and says on the serial port that
+ * the guest lives.
  *
  * Every workload checks what it finds in memory against what it put there, so
  * that a guest tells of a page that changed behind its back even where the
