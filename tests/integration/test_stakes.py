@@ -21,6 +21,9 @@ sys.path.insert(0, os.path.join(TOP, "tests/bench"))
 
 from ganglib import faults, fleet  # noqa: E402
 
+pytestmark = pytest.mark.skipif(not os.path.exists("/dev/net/tun"),
+                                reason="guests cannot have a network here: no /dev/net/tun")
+
 HOPS = int(os.environ.get("GANG_STAKES_HOPS", "50"))
 
 
