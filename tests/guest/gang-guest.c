@@ -3,8 +3,8 @@
  * Copyright the gang migration authors
  *
  * What runs inside a test guest: reads files into the page cache, writes
- * memory, talks to redis and nginx, and says on the serial port that the guest
- * lives.
+ * memory and files, talks to redis and nginx, and says on the serial port that
+ * the guest lives.
  *
  * Every workload checks what it finds in memory against what it put there, so
  * that a guest tells of a page that changed behind its back even where the
@@ -283,6 +283,72 @@ static void cmd_random(char **arg)
     at_rate(strtoul(arg[2], NULL, 10), random_check);
 }
 
+/*
+ * grow PATH KIB SEED RATE: appends records to a file and reads earlier ones
+ * back; when it has its size, reads all of it and begins a new one
+ */
+
+#define RECORD 1000
+
+static struct {
+    const char *path;
+    int fd;
+    uint64_t records, most, seed;
+} file;
+
+static void grow_open(void)
+{
+    file.fd = open(file.path, O_RDWR | O_CREAT | O_TRUNC | O_APPEND, 0644);
+    if (file.fd < 0) {
+        die("%s", file.path);
+    }
+    file.records = 0;
+    file.seed = mix(file.seed);
+}
+
+static void grow_check(uint64_t i)
+{
+    static char expected[RECORD], got[RECORD];
+
+    text(expected, RECORD, file.seed + i * 1000003);
+    if (pread(file.fd, got, RECORD, i * RECORD) != RECORD || memcmp(expected, got, RECORD)) {
+        atomic_fetch_add(&status->errors, 1);
+    }
+}
+
+static void grow_one(uint64_t n)
+{
+    static char record[RECORD];
+    struct stat st;
+
+    text(record, RECORD, file.seed + file.records * 1000003);
+    if (write(file.fd, record, RECORD) != RECORD) {
+        die("%s", file.path);
+    }
+    file.records++;
+    if (fstat(file.fd, &st) < 0 || (uint64_t)st.st_size != file.records * RECORD) {
+        atomic_fetch_add(&status->errors, 1);
+    }
+    grow_check(mix(n) % file.records);
+    if (file.records == file.most) {
+        for (uint64_t i = 0; i < file.records; i++) {
+            grow_check(i);
+        }
+        close(file.fd);
+        grow_open();
+    }
+}
+
+static void cmd_grow(char **arg)
+{
+    file.path = arg[0];
+    file.most = strtoull(arg[1], NULL, 10) * 1024 / RECORD + 1;
+    file.seed = strtoull(arg[2], NULL, 10) + 2000;
+    grow_open();
+    atomic_fetch_add(&status->ready, 1);
+    at_rate(strtoul(arg[3], NULL, 10), grow_one);
+}
+
 /* redis SOCKET KIB SEED RATE: fills redis, then sets and gets at random */
 
 #define VALUE 4000
@@ -533,7 +599,7 @@ int main(int argc, char **argv)
     } commands[] = {
         { "warm", 2, cmd_warm }, { "write", 4, cmd_write }, { "redis", 4, cmd_redis },
         { "web", 4, cmd_web },   { "random", 3, cmd_random }, { "pulse", 1, cmd_pulse },
-        { "beat", 3, cmd_beat },
+        { "beat", 3, cmd_beat }, { "grow", 4, cmd_grow },
     };
 
     signal(SIGPIPE, SIG_IGN);
@@ -544,6 +610,6 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fprintf(stderr, "usage: %s warm|write|random|redis|web|pulse|beat ARGUMENT...\n", argv[0]);
+    fprintf(stderr, "usage: %s warm|write|random|grow|redis|web|pulse|beat ARGUMENT...\n", argv[0]);
     return 2;
 }

@@ -22,11 +22,12 @@ class Bed:
         self.closers = []
 
     def guests(self, count=2, workload="idle", memory_mb=256, beats=1, **spec):
-        """Running guests on A, restored from saved states."""
-        qemu = spec.pop("qemu", None)
+        """Running guests on A, restored from saved states.  net: a function that
+        gives guest i's network address."""
+        qemu, net = spec.pop("qemu", None), spec.pop("net", lambda i: "")
         found = []
         for i in range(count):
-            guest = vm.restore(vm.Spec(i, memory_mb, workload, **spec), self.rundir,
+            guest = vm.restore(vm.Spec(i, memory_mb, workload, net=net(i), **spec), self.rundir,
                                self.hosts.a, qemu)
             self.closers.append(guest.close)
             found.append(guest)

@@ -4,6 +4,10 @@
 
 process   children that never outlive us
 net       two hosts: network namespaces joined by a shaped link
+lan       the guests' own network, with clients outside
+client    one of them: writes to a guest's redis, and remembers what was acknowledged
+fleet     guests with such clients, which move to and fro
+faults    what goes wrong meanwhile
 qmp       a QEMU's monitor
 vm        one guest: boot, save, restore, destination, heartbeat
 oracle    is the RAM of two guests the same; what pages does a gang have

@@ -69,6 +69,11 @@ class Hosts:
                                      "latency", "50ms"], check=True)
         self.rate_mbit = rate_mbit
 
+    def cut(self, yes=True):
+        """The link carries nothing until it is restored."""
+        for host in (self.a, self.b):
+            _ip("-n", host.netns, "link", "set", "wire", "down" if yes else "up")
+
     def wire_bytes(self):
         """Bytes that crossed the link since it exists, both ways."""
         total = 0

@@ -35,6 +35,7 @@ class Spec:
     rate: int = 0  # 0: the workload's own
     beat_ms: int = 1000
     pulse_ms: int = 0  # 0: no pulse on the debug port
+    net: str = ""  # ADDRESS/BITS of a network card; "": it has none
 
     @property
     def name(self):
@@ -44,7 +45,8 @@ class Spec:
         text = (f"console=ttyS0 quiet gang.workload={self.workload} gang.id={self.index}"
                 f" gang.beat_ms={self.beat_ms}")
         text += f" gang.rate={self.rate}" if self.rate else ""
-        return text + (f" gang.pulse_ms={self.pulse_ms}" if self.pulse_ms else "")
+        text += f" gang.pulse_ms={self.pulse_ms}" if self.pulse_ms else ""
+        return text + (f" gang.net={self.net}" if self.net else "")
 
 
 class VM:
@@ -78,6 +80,12 @@ class VM:
         if spec.pulse_ms:
             argv += ["-chardev", f"socket,id=pulse,path={self.pulse_path},server=on,wait=off",
                      "-device", "isa-debugcon,iobase=0xe9,chardev=pulse"]
+        if spec.net:
+            # A guest whose state is only saved has nobody to talk to.
+            argv += ["-netdev", (f"tap,id=net,ifname=tap{spec.index},script=no,downscript=no"
+                                 if host else "hubport,id=net,hubid=0"),
+                     "-device", "virtio-net-pci,netdev=net,romfile=,"
+                                f"mac=52:54:00:00:01:{spec.index:02x}"]
         if incoming:
             argv += ["-incoming", "defer"] + (["-S"] if hold else [])
         self.process = Process(argv + list(extra), stem + ".log", netns=host and host.netns)
@@ -109,7 +117,7 @@ class VM:
         except FileNotFoundError:
             return []
         # A last line that is not whole yet does not count.
-        return re.findall(r"GANG (?:READY|BEAT|FAILED) .*(?=\n)", text)
+        return re.findall(r"GANG (?:READY|BEAT|FAILED|AOF) .*(?=\n)", text)
 
     def beats(self):
         """The heartbeats that this QEMU has shown, as dictionaries."""
