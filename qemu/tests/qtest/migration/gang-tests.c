@@ -161,6 +161,49 @@ static void test_gang_legacy_zero(void)
     test_gang_common(migrate_hook_start_gang_legacy_zero, false);
 }
 
+/* A KVM that does not work makes QEMU fall back to TCG: not what is tested. */
+static void assert_kvm(QTestState *who)
+{
+    QDict *rsp = qtest_qmp_assert_success_ref(who,
+                                              "{ 'execute': 'query-kvm' }");
+
+    g_assert_true(qdict_get_bool(rsp, "enabled"));
+    qobject_unref(rsp);
+}
+
+static void *migrate_hook_start_gang_kvm(QTestState *from, QTestState *to)
+{
+    assert_kvm(from);
+    assert_kvm(to);
+    return migrate_hook_start_gang(from, to);
+}
+
+/* Live: what the guest writes has to come out of KVM's dirty log. */
+static void test_gang_kvm_common(bool use_dirty_ring)
+{
+    MigrateCommon args = {
+        .start = {
+            .use_dirty_ring = use_dirty_ring,
+        },
+        .listen_uri = "defer",
+        .start_hook = migrate_hook_start_gang_kvm,
+        .end_hook = migrate_hook_end_gang,
+        .live = true,
+    };
+
+    test_precopy_common(&args);
+}
+
+static void test_gang_kvm_dirty_bitmap(void)
+{
+    test_gang_kvm_common(false);
+}
+
+static void test_gang_kvm_dirty_ring(void)
+{
+    test_gang_kvm_common(true);
+}
+
 #ifdef CONFIG_GNUTLS
 static void *migrate_hook_start_gang_tls(QTestState *from, QTestState *to)
 {
@@ -386,4 +429,12 @@ void migration_test_add_gang(MigrationTestEnv *env)
 #ifdef CONFIG_GNUTLS
     migration_test_add("/migration/gang/tls/psk", test_gang_tls_psk);
 #endif
+    if (env->has_kvm) {
+        migration_test_add("/migration/gang/kvm/dirty-bitmap",
+                           test_gang_kvm_dirty_bitmap);
+        if (env->has_dirty_ring) {
+            migration_test_add("/migration/gang/kvm/dirty-ring",
+                               test_gang_kvm_dirty_ring);
+        }
+    }
 }
