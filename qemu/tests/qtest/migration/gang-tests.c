@@ -171,27 +171,40 @@ static void assert_kvm(QTestState *who)
     qobject_unref(rsp);
 }
 
-static void *migrate_hook_start_gang_kvm(QTestState *from, QTestState *to)
-{
-    assert_kvm(from);
-    assert_kvm(to);
-    return migrate_hook_start_gang(from, to);
-}
-
-/* Live: what the guest writes has to come out of KVM's dirty log. */
+/*
+ * Live: what the guest writes has to come out of KVM's dirty log, or its memory
+ * is not what migrate_end() expects.  Not test_precopy_common(), which waits for
+ * more writes after the first pass: a guest that is slow, as in a nested
+ * machine, has moved before, since pages that differ in a byte cost nearly
+ * nothing, whatever the bandwidth.
+ */
 static void test_gang_kvm_common(bool use_dirty_ring)
 {
-    MigrateCommon args = {
-        .start = {
-            .use_dirty_ring = use_dirty_ring,
-        },
-        .listen_uri = "defer",
-        .start_hook = migrate_hook_start_gang_kvm,
-        .end_hook = migrate_hook_end_gang,
-        .live = true,
+    MigrateStart args = {
+        .use_dirty_ring = use_dirty_ring,
     };
+    QTestState *from, *to;
+    GangTest *t;
 
-    test_precopy_common(&args);
+    if (migrate_start(&from, &to, "defer", &args)) {
+        return;
+    }
+    assert_kvm(from);
+    assert_kvm(to);
+    migrate_ensure_non_converge(from);
+    t = migrate_hook_start_gang(from, to);
+    wait_for_serial("src_serial");
+    migrate_qmp(from, to, NULL, NULL, "{}");
+    wait_for_migration_pass(from, get_src());
+    migrate_ensure_converge(from);
+    wait_for_stop(from, get_src());
+    qtest_qmp_eventwait(to, "RESUME");
+    wait_for_serial("dest_serial");
+    wait_for_migration_complete(from);
+    /* The first look, at least one at a running guest, and the last */
+    g_assert_cmpint(get_migration_pass(from), >=, 3);
+    migrate_end(from, to, true);
+    gangd_stop(t);
 }
 
 static void test_gang_kvm_dirty_bitmap(void)
