@@ -13,6 +13,7 @@
 #include "qapi/qapi-commands-gang.h"
 #include "qapi/qapi-commands-migration.h"
 #include "qobject/qdict.h"
+#include "hw/boards.h"
 #include "monitor/hmp.h"
 #include "monitor/monitor.h"
 #include "migration.h"
@@ -62,6 +63,14 @@ bool migration_gang_check(const bool *caps, MultiFDCompression compression,
     }
     if (migrate_mode() != MIG_MODE_NORMAL) {
         error_setg(errp, "Gang migration needs the migration mode 'normal'");
+        return false;
+    }
+    /* Any kind of them: what QEMU can read is ciphertext, or not there */
+    if (current_machine && current_machine->cgs) {
+        error_setg(errp, "Gang migration is not for confidential guests "
+                   "(this one has %s): their memory cannot be read, and not "
+                   "be compared with others'",
+                   object_get_typename(OBJECT(current_machine->cgs)));
         return false;
     }
     return true;

@@ -4,6 +4,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -26,9 +27,10 @@ class Bed:
         gives guest i's network address."""
         qemu, net = spec.pop("qemu", None), spec.pop("net", lambda i: "")
         found = []
+        memory = spec.pop("memory", None)  # a list: of each its RAM's arguments
         for i in range(count):
             guest = vm.restore(vm.Spec(i, memory_mb, workload, net=net(i), **spec), self.rundir,
-                               self.hosts.a, qemu)
+                               self.hosts.a, qemu, memory=memory and memory[i])
             self.closers.append(guest.close)
             found.append(guest)
         for guest in found:
@@ -43,6 +45,19 @@ class Bed:
     def gangds(self, *options):
         """A coordinator on each host; options are for both."""
         return (self.gangd(self.hosts.a, *options), self.gangd(self.hosts.b, *options))
+
+    def tamper(self, member, nth, what):
+        """Puts a forwarder before this member that damages what goes through it."""
+        member.via = member.port + 100
+        env = dict(os.environ, PYTHONPATH=os.path.join(process.TOP, "tests/integration"),
+                   PYTHONDONTWRITEBYTECODE="1")
+        forwarder = process.Process(
+            [sys.executable, "-m", "ganglib.tamper", self.hosts.b.address, str(member.via),
+             str(member.port), str(nth), str(what)], os.path.join(self.rundir, "tamper.log"),
+            netns=self.hosts.b.netns, env=env)
+        self.closers.append(forwarder.end)
+        process.wait_for(lambda: "listening" in forwarder.output(), 10, "the forwarder")
+        return forwarder
 
     def prepare(self, sources, gangds=None, **kw):
         members = gang.prepare(sources, self.hosts, gangds, **kw)

@@ -3,14 +3,12 @@
 """Gangs that something happens to: the members it does not concern arrive
 bit-identical, and no source VM is lost (invariants 2 to 6 and 8)."""
 
-import os
 import signal
-import sys
 
 import pytest
 
 from ganglib import gang, oracle
-from ganglib.process import TOP, Process, wait_for
+from ganglib.process import wait_for
 
 pytestmark = pytest.mark.link(200)  # a gang of two takes some seconds
 
@@ -134,26 +132,12 @@ def test_a_missing_member_is_not_waited_for_longer_than_the_timeout(bed):
     gang.run_at_destination(members)
 
 
-def tampered(bed, members, nth, offset):
-    """Puts a forwarder that damages one packet before the first member."""
-    victim = members[0]
-    victim.via = victim.port + 100
-    env = dict(os.environ, PYTHONPATH=os.path.join(TOP, "tests/integration"),
-               PYTHONDONTWRITEBYTECODE="1")
-    forwarder = Process([sys.executable, "-m", "ganglib.tamper", bed.hosts.b.address,
-                         str(victim.via), str(victim.port), str(nth), str(offset)],
-                        os.path.join(bed.rundir, "tamper.log"), netns=bed.hosts.b.netns, env=env)
-    bed.closers.append(forwarder.end)
-    wait_for(lambda: "listening" in forwarder.output(), 10, "the forwarder")
-    return forwarder
-
-
 @pytest.mark.parametrize("offset", [2, 14, 23, 30, 33, 41, 60, "cut"])
 def test_inv3_inv5_inv6_a_damaged_packet_fails_its_member_only(bed, offset):
     """Magic, lengths, number, digest, page count, descriptions: one bit each."""
     gangds = bed.gangds()
     members = bed.prepare(bed.guests(2), gangds)
-    forwarder = tampered(bed, members, 12, offset)
+    forwarder = bed.tamper(members[0], 12, offset)
     gang.start(members, bed.hosts, gangds)
     victim, other = members
     assert victim.source.wait_migration(120, want=None) == "failed"
@@ -171,7 +155,7 @@ def test_inv6_a_lost_channel_leaves_no_end_waiting(bed, how, nth):
     gangds = bed.gangds()
     member, = members = bed.prepare(bed.guests(1, "dirty"), gangds, channels=8,
                                     compression="none", dedup="page")
-    forwarder = tampered(bed, members, nth, how)
+    forwarder = bed.tamper(member, nth, how)
     gang.start(members, bed.hosts, gangds)
     assert member.source.wait_migration(60, want=None) == "failed"
     assert "tampered" in forwarder.output()

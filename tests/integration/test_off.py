@@ -8,24 +8,58 @@ import pytest
 from ganglib import gang
 
 METHODS = {"plain": None, "multifd": "none", "multifd-zstd": "zstd"}
+# Guests that stand still are the default run's, of ones that write all pairs as well.
+BUSY = [pytest.param(w, marks=pytest.mark.long) for w in ("dirty", "redis", "samewrite")]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("way", ["fork-to-stock", "stock-to-fork"])
-def test_inv7_the_fork_and_stock_qemu_migrate_to_each_other(bed, stock, way, method):
-    source, = bed.guests(1, qemu=stock if way == "stock-to-fork" else None)
-    destination = gang.destination_of(source, bed.hosts.b,
-                                      stock if way == "fork-to-stock" else None)
+def move(bed, source, qemu, method, port=gang.PORT, label=""):
+    """One migration without a gang; the oracle looks; the guest goes on."""
+    destination = gang.destination_of(source, bed.hosts.b, qemu, label)
     bed.closers.append(destination.close)
     for vm in (source, destination):
         if METHODS[method]:
             gang.tune(vm, METHODS[method], gang.CHANNELS)
         else:
             vm.qmp.parameters(max_bandwidth=1 << 40)
-    member = gang.Member(source, destination, gang.PORT)
-    destination.cmd("migrate-incoming", uri=f"tcp:{bed.hosts.b.address}:{gang.PORT}")
+    member = gang.Member(source, destination, port)
+    destination.cmd("migrate-incoming", uri=f"tcp:{bed.hosts.b.address}:{port}")
     bed.migrate([member])
     gang.run_at_destination([member])
+    return destination
+
+
+@pytest.mark.parametrize("workload", ["idle", *BUSY])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("way", ["fork-to-stock", "stock-to-fork"])
+def test_inv7_the_fork_and_stock_qemu_migrate_to_each_other(bed, stock, way, method, workload):
+    source, = bed.guests(1, workload, qemu=stock if way == "stock-to-fork" else None)
+    move(bed, source, stock if way == "fork-to-stock" else None, method)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", METHODS)
+def test_inv7_parameters_of_a_gang_alone_change_nothing(bed, stock, method):
+    """gang-id and its like say nothing as long as the method is another."""
+    source, = bed.guests(1)
+    source.qmp.parameters(gang_id="web", gang_socket="/nowhere", gang_members=7)
+    move(bed, source, stock, method)
+
+
+@pytest.mark.long
+def test_inv7_what_came_with_a_gang_goes_on_to_stock_qemu(bed, stock):
+    """And from there into a gang again: nothing of the gang stays in a VM."""
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2), gangds)
+    bed.migrate(members, gangds)
+    gang.run_at_destination(members)
+    out = []
+    for member in members:  # to another QEMU of the same host
+        out.append(move(bed, member.destination, stock, "multifd-zstd",
+                        member.port + 20, "-stock"))
+        out[-1] = move(bed, out[-1], None, "multifd", member.port + 40, "-fork")
+    again = bed.prepare(out, gangds, back=True, label="-back")
+    bed.migrate(again, gangds, back=True)
+    gang.run_at_destination(again)
 
 
 def test_inv7_parameters_are_reported_and_can_be_set_back(bed):

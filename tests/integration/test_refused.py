@@ -82,6 +82,22 @@ def test_a_destination_without_a_gang_store_is_refused(bed, kind, stock):
     source.wait_beats(1)
 
 
+def test_a_confidential_guest_is_refused_at_both_ends(bed):
+    """No such guest runs here: the machine is only told that it has one."""
+    gangds = bed.gangds()
+    source, = bed.guests(1)
+    destination = gang.destination_of(source, bed.hosts.b)
+    bed.closers.append(destination.close)
+    for vm, daemon, command in ((source, gangds[0], "gang-migrate"),
+                                (destination, gangds[1], "gang-migrate-incoming")):
+        vm.cmd("object-add", qom_type="sev-guest", id="sev", cbitpos=47, reduced_phys_bits=1)
+        vm.cmd("qom-set", path="/machine", property="confidential-guest-support",
+               value="/objects/sev")
+        with pytest.raises(QMPError, match="confidential guests.*sev-guest"):
+            vm.cmd(command, uri=URI, gang_id="gang", gang_socket=daemon.socket)
+    source.wait_beats(1)
+
+
 def test_a_source_that_is_no_gang_member_is_refused(bed):
     _, there = bed.gangds()
     source, = bed.guests(1)

@@ -61,20 +61,22 @@ def tune(vm, compression, channels):
                       max_bandwidth=1 << 40)
 
 
-def destination_of(source, host, qemu=None, label="", hold=True):
+def destination_of(source, host, qemu=None, label="", hold=True, memory=None):
     """A QEMU that waits for this guest.  hold: and does not run it, for the oracle."""
-    return VM(source.spec, source.rundir, host, qemu, incoming=True, label=label, hold=hold)
+    return VM(source.spec, source.rundir, host, qemu, incoming=True, label=label, hold=hold,
+              extra=source.extra, memory=memory or source.memory, append=source.append)
 
 
 def prepare(sources, hosts, gangds=None, gang_id="gang", qemu=None, channels=CHANNELS, label="",
-            compression="zstd", dedup="delta", back=False):
+            compression="zstd", dedup="delta", back=False, memory=None, before=None):
     """Destinations for the sources, listening.  gangds: (A's, B's), or None
-    for stock multifd + zstd.  back: from B to A."""
+    for stock multifd + zstd.  back: from B to A.  memory: the destinations', if not as
+    the sources'; before: called with source and destination before that listens."""
     to = hosts.a if back else hosts.b
     members = []
     try:
-        for source in sources:
-            destination = destination_of(source, to, qemu, label)
+        for i, source in enumerate(sources):
+            destination = destination_of(source, to, qemu, label, memory=memory and memory[i])
             member = Member(source, destination, PORT + source.spec.index)
             members.append(member)
             uri = f"tcp:{to.address}:{member.port}"
@@ -82,6 +84,8 @@ def prepare(sources, hosts, gangds=None, gang_id="gang", qemu=None, channels=CHA
                 tune(vm, "gang" if gangds else "zstd", channels)
                 if gangds:
                     vm.qmp.parameters(gang_compression=compression, gang_dedup=dedup)
+            if before:
+                before(source, destination)
             if gangds:
                 destination.cmd("gang-migrate-incoming", uri=uri, gang_id=gang_id,
                                 gang_socket=gangds[0 if back else 1].socket, exit_on_error=False)

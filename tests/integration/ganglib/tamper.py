@@ -8,11 +8,13 @@ WHAT happens to the NTH gang packet and its connection:
 
     a number   one bit is flipped, so many bytes into the packet
                (docs/wire-format.md has the header's fields)
+    format=V   its format version becomes V
     cut        the connection is closed in the middle of it
     end        after it the destination sees the connection end; the source
                does not: what it sends goes nowhere
     stall      this connection and another one stall; when nothing moves any
                more, the source sees the one reset, then the other goes on
+    greeting=V the packets are left alone; the greeting's protocol version becomes V
 
 Prints "tampered" when it is done."""
 
@@ -22,6 +24,10 @@ import sys
 
 # multifd's magic and version, and the flags of a gang packet
 START = bytes.fromhex("112233440000000100000006")
+FORMAT_VERSION = 18  # where in a packet
+# Return path: type 8, 56 bytes; a greeting of version 1 for pages of 4096 bytes
+GREETING = bytes.fromhex("00080038" "0001" "0001" "00001000")
+GREETING_VERSION = slice(6, 8)
 QUIET_S = 1.0
 
 
@@ -96,17 +102,25 @@ async def to_destination(tamper, reader, back, writer):
             writer.write_eof()
             tamper.done()
             return await discard(reader)
-        elif at is not None:
+        elif at is not None and not tamper.what.startswith("greeting="):
             data = bytearray(data)
-            data[at + int(tamper.what)] ^= 0x10
+            if tamper.what.startswith("format="):
+                data[at + FORMAT_VERSION] = int(tamper.what[7:])
+            else:
+                data[at + int(tamper.what)] ^= 0x10
             tamper.done()
         writer.write(data)
         tamper.forwarded += len(data)
         await writer.drain()
 
 
-async def to_source(reader, writer):
+async def to_source(tamper, reader, writer):
     while data := await reader.read(1 << 18):
+        if tamper.what.startswith("greeting=") and GREETING in data:
+            changed = bytearray(GREETING)
+            changed[GREETING_VERSION] = int(tamper.what[9:]).to_bytes(2, "big")
+            data = data.replace(GREETING, changed)
+            tamper.done()
         writer.write(data)
         await writer.drain()
 
@@ -125,7 +139,7 @@ async def main(address, listen, target, nth, what):
     async def connection(reader, writer):
         out_reader, out_writer = await asyncio.open_connection(address, int(target))
         await asyncio.gather(closing(to_destination(tamper, reader, writer, out_writer), out_writer),
-                             closing(to_source(out_reader, writer), writer))
+                             closing(to_source(tamper, out_reader, writer), writer))
 
     sock = socket.create_server((address, int(listen)))
     if what == "stall":

@@ -8,6 +8,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
+from .ram import single
 from .process import BUILD, TOP, Process, product, wait_for
 from .qmp import QMP
 
@@ -51,12 +52,14 @@ class Spec:
 
 class VM:
     """A QEMU with one guest.  incoming: wait for a migration; hold: and do not
-    run the guest when it has come, so that the oracle can look."""
+    run the guest when it has come, so that the oracle can look.  memory: the
+    arguments that make its RAM, by default one memfd; append: to its kernel's."""
 
     def __init__(self, spec, rundir, host=None, qemu=None, incoming=False, label="", extra=(),
-                 hold=True):
+                 hold=True, memory=None, append=""):
         self.spec, self.name = spec, spec.name
         self.rundir, self.host = rundir, host
+        self.extra, self.memory, self.append = extra, memory, append
         stem = os.path.join(rundir, f"{spec.name}{label}-{host.letter if host else 'x'}")
         self.serial, self.qmp_path = stem + ".serial", stem + ".qmp"
         self.ctl_path = stem + ".ctl"  # a second monitor, for gangctl
@@ -66,10 +69,10 @@ class VM:
             qemu or product("qemu-system-x86_64"), "-nodefaults", "-display", "none",
             "-L", "/usr/share/qemu", "-L", "/usr/share/seabios", "-name", self.name,
             "-accel", "tcg", "-smp", "1", "-m", str(spec.memory_mb),
-            "-machine", f"{MACHINE},memory-backend=ram,hpet=off",
-            "-object", f"memory-backend-memfd,id=ram,size={spec.memory_mb}M,share=on",
+            "-machine", f"{MACHINE},hpet=off",
+            *(memory or single("memfd", spec.memory_mb, rundir)),
             "-kernel", f"{guest}/vmlinuz", "-initrd", f"{guest}/initrd",
-            "-append", spec.cmdline(),
+            "-append", f"{spec.cmdline()} {append}".strip(),
             "-drive", f"if=none,id=root,file={guest}/root.img,format=raw,"
                       "readonly=on,file.locking=off",
             "-device", "virtio-blk-pci,drive=root,romfile=",
@@ -211,10 +214,10 @@ def state_file(spec):
     return path
 
 
-def restore(spec, rundir, host, qemu=None, label="", run=True, extra=()):
+def restore(spec, rundir, host, qemu=None, label="", run=True, extra=(), memory=None):
     """A running guest that goes on from the saved state."""
     path = state_file(spec)
-    vm = VM(spec, rundir, host, qemu, incoming=True, label=label, extra=extra)
+    vm = VM(spec, rundir, host, qemu, incoming=True, label=label, extra=extra, memory=memory)
     try:
         vm.load(path)
         if run:

@@ -6,6 +6,5 @@ hostinit  the first process of a host: its file systems, its children
 host      one host: libvirtd, gangd, virsh
 domain    one domain: XML, heartbeat, RAM
 rig       both hosts and the domains on them
-tls       certificates for encrypted migration
 demo      scripts/demo --libvirt
 """

@@ -10,9 +10,8 @@ import signal
 import subprocess
 import sys
 
+from ganglib import tls
 from ganglib.process import BUILD, Process, product, wait_for
-
-from . import tls
 
 LIBVIRT = os.environ.get("GANG_LIBVIRT_BUILD", os.path.join(BUILD, "src/libvirt/build"))
 LIBVIRTD = os.path.join(LIBVIRT, "src/libvirtd")

@@ -9,11 +9,10 @@ import shutil
 import signal
 import tempfile
 
-from ganglib import net, process
+from ganglib import net, process, tls
 from ganglib.process import wait_for
 from ganglib.vm import Spec
 
-from . import tls
 from .domain import RAM, Domain
 from .host import VIRSH, Host
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright the gang migration authors
-"""Certificates for encrypted migration: an authority, and a server and a
-client certificate for each host."""
+"""Encrypted migration: an authority, and a server and a client certificate for
+each host, or a key that both ends know; and QEMU's objects for them."""
 
 import os
+import secrets
 import subprocess
 
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
@@ -35,3 +36,29 @@ def certificate(ca, directory, role, name, uid):
     os.chown(f"{directory}/{role}-key.pem", uid, uid)
     os.unlink(request)
     os.unlink(extensions)
+
+
+def key(directory, user="qemu"):
+    """keys.psk, with a new key of one user"""
+    with open(f"{directory}/keys.psk", "w") as f:
+        f.write(f"{user}:{secrets.token_hex(32)}\n")
+
+
+def use_x509(vm, directory, endpoint, hostname=None, allow=None):
+    """Mutual: either end shows a certificate of the authority.  hostname: of the
+    peer, for the source; allow: the one name that the destination lets in."""
+    vm.cmd("object-add", qom_type="tls-creds-x509", id="tls", endpoint=endpoint,
+           dir=directory, verify_peer=True)
+    vm.qmp.parameters(tls_creds="tls")
+    if hostname:
+        vm.qmp.parameters(tls_hostname=hostname)
+    if allow:
+        vm.cmd("object-add", qom_type="authz-simple", id="authz", identity=allow)
+        vm.qmp.parameters(tls_authz="authz")
+
+
+def use_psk(vm, directory, endpoint, user="qemu"):
+    extra = {"username": user} if endpoint == "client" else {}
+    vm.cmd("object-add", qom_type="tls-creds-psk", id="tls", endpoint=endpoint, dir=directory,
+           **extra)
+    vm.qmp.parameters(tls_creds="tls")
