@@ -84,7 +84,6 @@ def play(bed, side, attempts, first):
     gang.run_at_destination(last)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("side", ["source", "destination"])
 def test_inv4_inv5_inv6_a_hostile_peer_fails_its_member_only(bed, side):
     play(bed, side, ATTEMPTS, FIRST[side])
