@@ -2,7 +2,8 @@
 // Copyright the gang migration authors
 //
 // Writes the inputs that fuzzing starts from: streams of the real encoder with
-// every kind of page, and a few orders of directory and store operations.
+// every kind of page, a few orders of operations for each of the other harnesses, and
+// the words of gangd's messages and of plans for libFuzzer's -dict.
 
 #include <filesystem>
 #include <fstream>
@@ -86,6 +87,142 @@ test::Bytes Stream(const EncoderOptions &options, const std::vector<std::vector<
     return stream;
 }
 
+test::Bytes BytesOf(const std::string &text) {
+    return test::Bytes(text.begin(), text.end());
+}
+
+void Append(test::Bytes *to, const test::Bytes &more) {
+    to->insert(to->end(), more.begin(), more.end());
+}
+
+// A VM that scans, sends and writes, beside members that publish and scribble.
+void WriteCodecOperations(const std::filesystem::path &dir) {
+    test::Bytes clone;
+    for (uint8_t page = 0; page < 8; page++) { // pages in pairs of equal content
+        Append(&clone, {12, page, 0, static_cast<uint8_t>(20 + page / 2)});
+    }
+    Append(&clone, {13, 14, 0, 7, 0, 14, 0, 7, 0});
+    test::Bytes similar;
+    for (uint8_t page = 0; page < 8; page++) {
+        Append(&similar, {12, page, 1, page});
+    }
+    Append(&similar, {13, 14, 0, 3, 0, 14, 4, 3, 1, 15, 0, 14, 4, 3, 0, 15, 255});
+    test::Bytes rewritten = clone; // last versions
+    Append(&rewritten, {12, 1, 1, 3, 14, 0, 3, 0, 12, 1, 1, 4, 14, 0, 3, 0});
+    test::Bytes scribbled = similar; // over chunk owners and the mirror
+    Append(&scribbled, {0, 64, 32, 1, 8, 0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 64, 2, 4, 255, 255,
+                        255, 255, 14, 0, 3, 0, 2, 13, 14, 0, 7, 0});
+    Write(dir / "clone", clone);
+    Write(dir / "similar", similar);
+    Write(dir / "rewritten", rewritten);
+    Write(dir / "scribbled", scribbled);
+}
+
+void WriteGangd(const std::filesystem::path &dir) {
+    // Requests as gangd_fuzz.cc makes them: kind and gang, member, its own, change.
+    const test::Bytes hello = {0, 0, 0}, leave = {4, 0, 0}, scanned = {3, 0, 0},
+                      status = {5, 0, 0, 0};
+    auto join = [](uint8_t member) { return test::Bytes{1, member, 1, 0, 0}; };
+    test::Bytes alone = {1}; // a coordinator alone: two sources, scan, status, leave
+    for (uint8_t client : {0, 1}) {
+        Append(&alone, {client, 2});
+        Append(&alone, join(client));
+    }
+    Append(&alone, {0, 1, 200, 0}); // the clock
+    for (const test::Bytes &request : {scanned, status, leave}) {
+        for (uint8_t client : {0, 1}) {
+            Append(&alone, {client, 2});
+            Append(&alone, request);
+        }
+    }
+    Append(&alone, {2, 2, 2, 2, 0, 3, 2, 2, 3, 0, 2, 2, 4, 0, 0, 3, 0, 1, 1, 255, 255, 0, 0});
+    test::Bytes served = {0};
+    for (uint8_t client : {0, 1}) {
+        Append(&served, {client, 0, client, 5});
+        Append(&served, hello);
+        Append(&served, {client, 5});
+        Append(&served, join(client));
+        Append(&served, {client, 4});
+    }
+    for (uint8_t client : {0, 1}) { // hello and directory are read, the latter scribbled upon
+        Append(&served, {client, 3, 0, 0, 0, client, 3, 130, 1, 4, 9, 9, 9, 9, client, 5});
+        Append(&served, scanned);
+    }
+    Append(&served, {0, 4, 1, 5});
+    Append(&served, status);
+    test::Bytes text = {0, 0, 0};
+    for (const std::string &message :
+         {std::string(R"({"op": "hello", "version": 1, "layout": ")") +
+              "0123456789abcdef\"}",
+          std::string(R"({"op": "status", "after": "0"})"), std::string("[[[[1]]]]")}) {
+        Append(&text, {0, 2, static_cast<uint8_t>(message.size()), 0});
+        Append(&text, BytesOf(message));
+        Append(&text, {0, 4});
+    }
+    Write(dir / "alone", alone);
+    Write(dir / "served", served);
+    Write(dir / "text", text);
+}
+
+void WriteReturnPath(const std::filesystem::path &dir) {
+    // Greeted, joined, scanned, started; two packets on each channel, acknowledged.
+    test::Bytes run = {1, 8, 5, 0, 8, 8, 10, 6, 8, 8};
+    for (uint8_t channel : {0, 16, 0, 16}) {
+        Append(&run, {static_cast<uint8_t>(channel + 11), 1, 7});
+    }
+    for (uint8_t channel : {0, 16, 0, 16}) {
+        run.push_back(static_cast<uint8_t>(channel + 3));
+    }
+    test::Bytes alone = {1, 7, 8, 8, 11, 0, 1, 3, 2, 0, 2}; // the coordinator goes
+    test::Bytes changed = {17, 3, 1};                       // another version
+    test::Bytes other = {1, 8, 16 + 5, 0, 8};               // another store's directory
+    const std::string error = R"({"error": "no", "code": "limit"})";
+    test::Bytes refused = {1, 8, 4, static_cast<uint8_t>(error.size()), 0};
+    Append(&refused, BytesOf(error));
+    refused.push_back(8);
+    Write(dir / "run", run);
+    Write(dir / "alone", alone);
+    Write(dir / "changed", changed);
+    Write(dir / "other", other);
+    Write(dir / "refused", refused);
+}
+
+void WritePlans(const std::filesystem::path &dir) {
+    const std::string vm = R"({"name": "vm1", "source": "/a", "destination": "/b",
+        "uri": "tcp:192.0.2.2:1", "listen": "tcp:0:1"})";
+    const std::string plan = R"({"gang": "web", "source_coordinator": "/s", "channels": 2,
+        "destination_coordinator": "/d", "compression": "none", "level": 3,
+        "max_bandwidth": 1, "downtime_limit": 300, "vms": [)";
+    auto write = [&](const char *name, char kind, const std::string &text) {
+        Write(dir / name, BytesOf(kind + text));
+    };
+    write("plan", 0, plan + vm + "]}");
+    write("none", 0, plan + "]}");
+    write("twice", 0, plan + vm + "," + vm + "]}");
+    write("deep", 0, plan + std::string(20000, '[') + std::string(20000, ']') + "]}");
+    write("argument", 1, "name=vm1,source=/a,destination=/b,uri=tcp:192.0.2.2:1,listen=tcp:0:1");
+}
+
+void WriteWords(const std::filesystem::path &path) {
+    std::string text;
+    for (const char *word :
+         {"op",      "hello",    "version",  "layout",     "join-source", "join-destination",
+          "gang",    "member",   "members",  "store",      "seed",        "slots",
+          "hash",    "xxh3-128", "channels", "ram-pages",  "page-size",   "scanned",
+          "leave",   "result",   "status",   "after",      "directory",   "index",
+          "joined",  "missing",  "start",    "error",      "code",        "vms",
+          "level",   "name",     "source",   "destination", "uri",        "listen",
+          "zstd",    "none",     "compression", "max_bandwidth", "downtime_limit",
+          "source_coordinator", "destination_coordinator"}) {
+        text += std::string("\"") + word + "\"\n\"\\\"" + word + "\\\": \"\n";
+    }
+    for (const char *word : {"{", "}", "[", "]", ":", ",", "null", "true", "1e9", "-1",
+                             "18446744073709551615"}) {
+        text += std::string("\"") + word + "\"\n";
+    }
+    Write(path, BytesOf(text));
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -95,8 +232,9 @@ int main(int argc, char **argv) {
     }
     const std::filesystem::path root(argv[1]);
     std::filesystem::remove_all(root);
-    std::filesystem::create_directories(root / "decoder");
-    std::filesystem::create_directories(root / "shared_memory");
+    for (const char *target : {"decoder", "shared_memory", "gangd", "return_path", "plan"}) {
+        std::filesystem::create_directories(root / target);
+    }
 
     const std::vector<std::vector<std::vector<uint64_t>>> streams = {
         {{0, 0, 0, 0}},
@@ -135,5 +273,10 @@ int main(int argc, char **argv) {
                       9, 9, 9, 3, 11, 0, 0, 11, 1, 0, 10, 2, 0});
     }
     Write(root / "shared_memory" / "scribble-store", store);
+    WriteCodecOperations(root / "shared_memory");
+    WriteGangd(root / "gangd");
+    WriteReturnPath(root / "return_path");
+    WritePlans(root / "plan");
+    WriteWords(root / "words.dict");
     return 0;
 }

@@ -2,8 +2,8 @@
 // Copyright the gang migration authors
 //
 // Runs a harness over every file of a directory and over random mutations of
-// each: what a fuzzer does, without its eyes, and with any compiler.
-// $GANG_LONG: many more mutations.  A seed is printed ($GANG_SEED repeats it).
+// each, so many in all: what a fuzzer does, without its eyes, and with any compiler.
+// $GANG_LONG: a hundred times as many.  A seed is printed ($GANG_SEED repeats it).
 
 #include <algorithm>
 #include <filesystem>
@@ -49,8 +49,8 @@ void Mutate(Bytes *bytes, Rng &rng) {
 } // namespace
 
 int main(int argc, char **argv) {
-    if (argc != 2) {
-        fprintf(stderr, "usage: %s DIRECTORY\n", argv[0]);
+    if (argc != 3) {
+        fprintf(stderr, "usage: %s DIRECTORY MUTATIONS\n", argv[0]);
         return 2;
     }
     Rng rng(gang::test::TestSeed());
@@ -59,7 +59,8 @@ int main(int argc, char **argv) {
         paths.push_back(entry.path());
     }
     std::sort(paths.begin(), paths.end()); // the same order for the same seed
-    const size_t mutations = (getenv("GANG_LONG") ? 2000000 : 20000) / (paths.size() + 1);
+    const size_t mutations =
+        strtoull(argv[2], nullptr, 0) * (getenv("GANG_LONG") ? 100 : 1) / (paths.size() + 1);
     for (const auto &path : paths) {
         std::ifstream in(path, std::ios::binary);
         const Bytes bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());

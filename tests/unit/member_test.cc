@@ -410,6 +410,44 @@ TEST(MemberConfig, MissingCoordinatorIsAnErrorThatNamesIt) {
     EXPECT_NE(error.text().find(socket), std::string::npos) << error.text();
 }
 
+// gangd's side: GangdProtocol.HelloComesFirstOnceAndWithOurVersionAndLayout; what was
+// made by another build is refused once more when it is mapped: Segment.AnotherBuilds...
+TEST(MemberConfig, CoordinatorOfAnotherBuildIsRefusedAtBothEnds) {
+    TempDir dir;
+    const std::string path = dir / "other.sock";
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
+    int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    ASSERT_EQ(bind(listener, reinterpret_cast<sockaddr *>(&address), sizeof(address)), 0);
+    ASSERT_EQ(listen(listener, 2), 0);
+    std::thread other([&] {
+        const std::string hello =
+            json{{"op", "hello"}, {"version", 1}, {"layout", LayoutText(LayoutSignature() ^ 1)}}
+                .dump();
+        for (int i = 0; i < 2; i++) {
+            int fd = accept(listener, nullptr, nullptr);
+            char request[1024];
+            EXPECT_GT(recv(fd, request, sizeof(request), 0), 0);
+            EXPECT_GT(send(fd, hello.data(), hello.size(), MSG_NOSIGNAL), 0);
+            EXPECT_EQ(recv(fd, request, sizeof(request), 0), 0) << "nothing more is asked";
+            close(fd);
+        }
+    });
+    GangSourceConfig config = {};
+    config.socket = path.c_str();
+    config.gang = "web";
+    config.member = "vm1";
+    config.members = config.channels = 1;
+    Error error;
+    EXPECT_EQ(gang_source_new(&config, error.out()), nullptr);
+    EXPECT_NE(error.text().find("same release"), std::string::npos) << error.text();
+    EXPECT_EQ(gang_destination_new(path.c_str(), "web", "vm1", error.out()), nullptr);
+    EXPECT_NE(error.text().find("same release"), std::string::npos) << error.text();
+    other.join();
+    close(listener);
+}
+
 TEST_F(Member, ChannelsThatCannotBeAreRefused) {
     GangSourceConfig config = {};
     config.socket = hosts_.source.socket.c_str();
