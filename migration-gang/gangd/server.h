@@ -15,20 +15,26 @@
 #include "connection.h"
 #include "coordinator.h"
 #include "listener.h"
+#include "notifier.h"
+#include "wiper.h"
 
 namespace gangd {
 
 struct ServerConfig {
     Access access;
+    // Connections: of all, of one user who is not root, and of one process, so
+    // that none of them takes what the others need.
     size_t max_clients = 1024;
-    unsigned max_requests = 1000; // of one client in a second
+    size_t max_user_clients = 768;
+    size_t max_process_clients = 8;
+    Pace pace;
     Limits limits;
 };
 
 // Runs on GLib's default main context.
 class Server : public Connection::Owner {
   public:
-    Server(const ServerConfig &config, std::unique_ptr<Listener> listener);
+    Server(const ServerConfig &config, std::unique_ptr<Listener> listener, Notifier *notifier);
     // Closes all connections, then the listener.
     ~Server() override;
 
@@ -38,6 +44,9 @@ class Server : public Connection::Owner {
 
     void Watch();
     void Accept();
+    // False: there is nobody to let in for now.
+    bool AcceptOne();
+    Refusal Admit(const PeerIdentity &peer) const;
     Refusal Hello(Connection *connection, const nlohmann::json &request);
     // *fatal: a refusal ends the connection.
     Refusal Handle(Connection *connection, const nlohmann::json &request, bool *fatal);
@@ -47,6 +56,8 @@ class Server : public Connection::Owner {
 
     ServerConfig config_;
     std::unique_ptr<Listener> listener_;
+    Notifier *const notifier_;
+    Wiper wiper_;
     Coordinator coordinator_;
     std::map<Connection *, std::unique_ptr<Connection>> connections_;
     std::string announced_;
