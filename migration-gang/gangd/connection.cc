@@ -16,7 +16,6 @@
 #include <spdlog/spdlog.h>
 
 #include "control_message.h"
-#include "log.h"
 
 namespace gangd {
 
@@ -24,6 +23,28 @@ namespace {
 
 constexpr size_t kMaxQueue = 32;    // messages waiting for one client
 constexpr int kMaxReadsInTurn = 16; // then others have theirs
+constexpr unsigned kRefusalsInASecond = 20;
+
+// Whether one more refusal may be logged in this second: a client that is
+// refused without pause must not fill the log, nor wait for its reader.  Says how
+// many were left out, when the next one may.
+bool MayLogRefusal() {
+    static int64_t second = 0;
+    static unsigned logged = 0, left_out = 0;
+    if (int64_t now = g_get_monotonic_time() / G_USEC_PER_SEC; now != second) {
+        second = now;
+        if (left_out) {
+            spdlog::warn("{} more refusals were not logged", left_out);
+        }
+        logged = left_out = 0;
+    }
+    if (logged < kRefusalsInASecond) {
+        logged++;
+        return true;
+    }
+    left_out++;
+    return false;
+}
 
 } // namespace
 

@@ -19,9 +19,9 @@ namespace gangd {
 
 // What one client may do in a time.
 struct Pace {
-    unsigned max_requests = 1000; // in a second
-    unsigned hello_ms = 10000;    // to say hello
-    unsigned idle_ms = 300000;    // without a request; a member may be silent
+    unsigned max_requests; // in a second
+    unsigned hello_ms;     // to say hello
+    unsigned idle_ms;      // without a request; a member may be silent
 };
 
 // Runs on GLib's default main context; never blocks.  A client that breaks a

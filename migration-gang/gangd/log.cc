@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <memory>
 
@@ -20,8 +19,6 @@
 namespace gangd {
 
 namespace {
-
-constexpr unsigned kRefusalsInASecond = 20;
 
 // The journal's stream says which one it is: a stderr that was redirected since
 // the service manager set the variable is not the journal any more.
@@ -78,25 +75,6 @@ void SetUpLog(const std::string &level) {
     logger->flush_on(spdlog::level::trace);
     spdlog::set_default_logger(logger);
     spdlog::set_level(spdlog::level::from_str(level));
-}
-
-bool MayLogRefusal() {
-    using std::chrono::steady_clock;
-    static steady_clock::time_point second;
-    static unsigned logged = 0, left_out = 0;
-    if (steady_clock::now() - second >= std::chrono::seconds(1)) {
-        second = steady_clock::now();
-        if (left_out) {
-            spdlog::warn("{} more refusals were not logged", left_out);
-        }
-        logged = left_out = 0;
-    }
-    if (logged < kRefusalsInASecond) {
-        logged++;
-        return true;
-    }
-    left_out++;
-    return false;
 }
 
 } // namespace gangd

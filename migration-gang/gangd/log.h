@@ -16,11 +16,6 @@ namespace gangd {
 // or error.
 void SetUpLog(const std::string &level);
 
-// Whether one more refusal may be logged in this second: a client that is
-// refused without pause must not fill the log, nor wait for its reader.  Says how
-// many were left out, when the next one may.
-bool MayLogRefusal();
-
 } // namespace gangd
 
 #endif

@@ -98,9 +98,6 @@ int main(int argc, char **argv) {
     }
     spdlog::info("gangd {} listens at {}", GANG_VERSION, listener->name());
     gangd::Notifier notifier;
-    if (!GiveUpPrivileges(options)) {
-        return 1;
-    }
 
     uint64_t watchdog_us = 0;
     if (sd_watchdog_enabled(0, &watchdog_us) > 0) {
@@ -109,6 +106,10 @@ int main(int argc, char **argv) {
     }
     {
         gangd::Server server(options.server, std::move(listener), &notifier);
+        // Nothing is opened from here on.
+        if (!GiveUpPrivileges(options)) {
+            return 1;
+        }
         notifier.Say("READY=1");
         g_main_loop_run(loop);
         notifier.Say("STOPPING=1");

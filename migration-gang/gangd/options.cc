@@ -58,6 +58,7 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     double barrier_s = 60, hello_s = 10, idle_s = 300;
     std::vector<std::string> users, groups, operators;
     ServerConfig &server = options->server;
+    server.max_process_clients = 8;
     options->socket = gang::kDefaultControlSocket;
     options->log_level = "info";
 
@@ -115,8 +116,7 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
                    "Most connections of one process; a VM has one")
         ->check(CLI::Range(1, 100000))
         ->capture_default_str();
-    app.add_option("--max-requests", server.pace.max_requests,
-                   "Most requests of one client in a second")
+    app.add_option("--max-requests", server.max_requests, "Most requests of one client in a second")
         ->check(CLI::Range(1, 1000000))
         ->capture_default_str();
     app.add_option("--hello-timeout", hello_s, "Seconds that a client has to say hello")
@@ -177,8 +177,8 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     limits.barrier_ms = static_cast<uint64_t>(barrier_s * 1000);
     limits.max_member_pages = max_ram / gang::kPageSize;
     limits.max_total_pages = std::max(max_total_ram, max_ram) / gang::kPageSize;
-    server.pace.hello_ms = static_cast<unsigned>(hello_s * 1000);
-    server.pace.idle_ms = static_cast<unsigned>(idle_s * 1000);
+    server.hello_ms = static_cast<unsigned>(hello_s * 1000);
+    server.idle_ms = static_cast<unsigned>(idle_s * 1000);
     return std::nullopt;
 }
 

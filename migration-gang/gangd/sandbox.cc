@@ -30,13 +30,13 @@ constexpr bool kPossible = true;
 constexpr int kAllowed[] = {
     // clients, and those who ask to be
     SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg),
-    SCMP_SYS(getsockopt), SCMP_SYS(close),
+    SCMP_SYS(getsockopt), SCMP_SYS(shutdown), SCMP_SYS(close),
     // the main loop, its wake-ups, the log
     SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(writev),
     SCMP_SYS(futex), SCMP_SYS(restart_syscall), SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep),
     SCMP_SYS(gettimeofday), SCMP_SYS(nanosleep), SCMP_SYS(sched_yield),
     // shared memory: sized, sealed, looked at, wiped
-    SCMP_SYS(ftruncate), SCMP_SYS(fstat), SCMP_SYS(lseek), SCMP_SYS(getrandom),
+    SCMP_SYS(ftruncate), SCMP_SYS(fstat), SCMP_SYS(lseek), SCMP_SYS(pread64), SCMP_SYS(getrandom),
     // the heap; mmap and mprotect are below
     SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
     // who it is, and its end

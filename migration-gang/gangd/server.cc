@@ -92,7 +92,8 @@ bool Server::AcceptOne() {
     } else {
         refusal = Admit(peer);
     }
-    auto connection = std::make_unique<Connection>(this, fd, peer, config_.pace);
+    auto connection = std::make_unique<Connection>(
+        this, fd, peer, Pace{config_.max_requests, config_.hello_ms, config_.idle_ms});
     Connection *key = connection.get();
     connections_[key] = std::move(connection);
     if (refusal) {
@@ -290,7 +291,9 @@ void Server::Announce() {
                                  " members";
     if (text != announced_) {
         announced_ = text;
-        notifier_->Say(text);
+        if (notifier_) {
+            notifier_->Say(text);
+        }
     }
 }
 

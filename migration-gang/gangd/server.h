@@ -25,16 +25,20 @@ struct ServerConfig {
     // Connections: of all, of one user who is not root, and of one process, so
     // that none of them takes what the others need.
     size_t max_clients = 1024;
-    size_t max_user_clients = 768;
-    size_t max_process_clients = 8;
-    Pace pace;
+    size_t max_user_clients = SIZE_MAX;
+    size_t max_process_clients = SIZE_MAX;
+    unsigned max_requests = 1000; // of one client in a second
+    unsigned hello_ms = 10000;    // that a client has to say hello
+    unsigned idle_ms = 300000;    // without a request of one that is no member
     Limits limits;
 };
 
 // Runs on GLib's default main context.
 class Server : public Connection::Owner {
   public:
-    Server(const ServerConfig &config, std::unique_ptr<Listener> listener, Notifier *notifier);
+    // Serves from the main loop's next turn on.  `notifier` may be nullptr.
+    Server(const ServerConfig &config, std::unique_ptr<Listener> listener,
+           Notifier *notifier = nullptr);
     // Closes all connections, then the listener.
     ~Server() override;
 
