@@ -45,6 +45,24 @@ def test_the_oracle_sees_one_changed_byte(bed, stock):
         oracle.check_identical(member.source, member.destination)
 
 
+@pytest.mark.link(1000)
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_inv1_gang_of_two_is_identical_with_every_workload(bed, workload):
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2, workload), gangds)
+    bed.migrate(members, gangds)
+    assert total(members, "referenced-pages") > 0
+    check_rounds(members)
+    gang.run_at_destination(members)
+
+
+def test_inv1_pages_rewritten_with_the_same_contents_in_all_vms_at_once(bed):
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2, "samewrite"), gangds)
+    bed.migrate(members, gangds)
+    gang.run_at_destination(members)
+
+
 def let_go(pids):
     """Nobody has memory of a gang mapped, or open, any more."""
     for pid in pids:
@@ -60,30 +78,11 @@ def let_go(pids):
     return True
 
 
-@pytest.mark.link(1000)
-@pytest.mark.parametrize("workload", WORKLOADS)
-def test_inv1_gang_of_two_is_identical_with_every_workload(bed, workload):
-    gangds = bed.gangds()
-    members = bed.prepare(bed.guests(2, workload), gangds)
-    bed.migrate(members, gangds)
-    assert total(members, "referenced-pages") > 0
-    check_rounds(members)
-    gang.run_at_destination(members)
-    everybody = [vm.process.pid for m in members for vm in (m.source, m.destination)]
-    everybody += [gangd.process.pid for gangd in gangds]
-    wait_for(lambda: let_go(everybody), 20, "the end of what the gang shared")
-
-
-def test_inv1_pages_rewritten_with_the_same_contents_in_all_vms_at_once(bed):
-    gangds = bed.gangds()
-    members = bed.prepare(bed.guests(2, "samewrite"), gangds)
-    bed.migrate(members, gangds)
-    gang.run_at_destination(members)
-
-
+@pytest.mark.long
 @pytest.mark.link(1000)
 def test_vms_that_may_share_with_themselves_only_each_send_all_they_have(bed):
-    """intra-vm-only: with compression off, each sends its own distinct pages."""
+    """intra-vm-only: with compression off, each sends its own distinct pages.  And
+    nobody keeps what was shared."""
     gangds = bed.gangds("--intra-vm-only")
     sources = bed.guests(2)
     members = bed.prepare(sources, gangds, compression="none", dedup="page")
@@ -92,6 +91,9 @@ def test_vms_that_may_share_with_themselves_only_each_send_all_they_have(bed):
     assert alone > 1.2 * oracle.count_pages(sources).distinct, "these guests have nothing in common"
     assert result.wire_bytes >= alone * oracle.PAGE
     assert total(members, "referenced-pages") > 0  # inside each
+    everybody = [vm.process.pid for m in members for vm in (m.source, m.destination)]
+    everybody += [gangd.process.pid for gangd in gangds]
+    wait_for(lambda: let_go(everybody), 20, "the end of what the gang shared")
 
 
 def test_gang_of_one_is_a_plain_migration(bed):
