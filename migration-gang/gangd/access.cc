@@ -28,6 +28,24 @@ bool ParseId(const std::string &text, uint32_t *id) {
     return error == std::errc() && rest == end && *id != UINT32_MAX;
 }
 
+gang::Status AddUser(const char *option, const std::string &user, std::set<uid_t> *users) {
+    uint32_t id = 0;
+    if (!ParseId(user, &id)) {
+        passwd *entry = getpwnam(user.c_str());
+        if (!entry) {
+            return {gang::Code::kInvalid,
+                    std::string(option) + " " + user + ": no such user on this host"};
+        }
+        id = entry->pw_uid;
+    }
+    users->insert(id);
+    return gang::Status::Ok();
+}
+
+bool IsPrivileged(const PeerIdentity &peer) {
+    return peer.uid == 0 || peer.uid == geteuid();
+}
+
 } // namespace
 
 gang::Status IdentifyPeer(int fd, PeerIdentity *peer) {
@@ -57,16 +75,11 @@ gang::Status IdentifyPeer(int fd, PeerIdentity *peer) {
 }
 
 gang::Status Access::AllowUser(const std::string &user) {
-    uint32_t id = 0;
-    if (!ParseId(user, &id)) {
-        passwd *entry = getpwnam(user.c_str());
-        if (!entry) {
-            return {gang::Code::kInvalid, "allow-user " + user + ": no such user on this host"};
-        }
-        id = entry->pw_uid;
-    }
-    users_.insert(id);
-    return gang::Status::Ok();
+    return AddUser("allow-user", user, &users_);
+}
+
+gang::Status Access::AllowOperator(const std::string &user) {
+    return AddUser("allow-operator", user, &operators_);
 }
 
 gang::Status Access::AllowGroup(const std::string &group) {
@@ -82,13 +95,16 @@ gang::Status Access::AllowGroup(const std::string &group) {
     return gang::Status::Ok();
 }
 
-bool Access::Allows(const PeerIdentity &peer) const {
-    if (peer.uid == 0 || peer.uid == geteuid() || users_.count(peer.uid) ||
-        groups_.count(peer.gid)) {
+bool Access::MayJoin(const PeerIdentity &peer) const {
+    if (IsPrivileged(peer) || users_.count(peer.uid) || groups_.count(peer.gid)) {
         return true;
     }
     return std::any_of(peer.groups.begin(), peer.groups.end(),
                        [this](gid_t group) { return groups_.count(group) > 0; });
+}
+
+bool Access::MayWatch(const PeerIdentity &peer) const {
+    return IsPrivileged(peer) || operators_.count(peer.uid);
 }
 
 } // namespace gangd

@@ -25,17 +25,26 @@ struct PeerIdentity {
 };
 gang::Status IdentifyPeer(int fd, PeerIdentity *peer);
 
-// The allow-list: root, the user gangd runs as, and who was added.
+// The allow-lists: root and the user gangd runs as may do all there is; others
+// what they were added for.
 class Access {
   public:
     // A name or a number; kInvalid for a name this host does not know.
     gang::Status AllowUser(const std::string &user);
     gang::Status AllowGroup(const std::string &group);
-    bool Allows(const PeerIdentity &peer) const;
+    // May see what gangs there are, and how far they are, but join none.
+    gang::Status AllowOperator(const std::string &user);
+
+    bool MayConnect(const PeerIdentity &peer) const { return MayJoin(peer) || MayWatch(peer); }
+    bool MayJoin(const PeerIdentity &peer) const;
+    // The status tells ids, names and sizes of everybody's gangs, and from one
+    // look to the next how alike their VMs are: nothing for a tenant's QEMU.
+    bool MayWatch(const PeerIdentity &peer) const;
 
   private:
     std::set<uid_t> users_;
     std::set<gid_t> groups_;
+    std::set<uid_t> operators_;
 };
 
 } // namespace gangd

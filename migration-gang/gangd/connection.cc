@@ -21,14 +21,35 @@ namespace gangd {
 
 namespace {
 
-constexpr size_t kMaxQueue = 32; // messages waiting for one client
-constexpr unsigned kHelloMs = 10000; // to say hello
-constexpr int kMaxReadsInTurn = 16;  // then others have theirs
+constexpr size_t kMaxQueue = 32;    // messages waiting for one client
+constexpr int kMaxReadsInTurn = 16; // then others have theirs
+constexpr unsigned kRefusalsInASecond = 20;
+
+// Whether one more refusal may be logged in this second: a client that is
+// refused without pause must not fill the log, nor wait for its reader.  Says how
+// many were left out, when the next one may.
+bool MayLogRefusal() {
+    static int64_t second = 0;
+    static unsigned logged = 0, left_out = 0;
+    if (int64_t now = g_get_monotonic_time() / G_USEC_PER_SEC; now != second) {
+        second = now;
+        if (left_out) {
+            spdlog::warn("{} more refusals were not logged", left_out);
+        }
+        logged = left_out = 0;
+    }
+    if (logged < kRefusalsInASecond) {
+        logged++;
+        return true;
+    }
+    left_out++;
+    return false;
+}
 
 } // namespace
 
-Connection::Connection(Owner *owner, int fd, uint64_t pid, unsigned max_requests)
-    : owner_(owner), fd_(fd), pid_(pid), max_requests_(max_requests) {
+Connection::Connection(Owner *owner, int fd, const PeerIdentity &peer, const Pace &pace)
+    : owner_(owner), fd_(fd), peer_(peer), pace_(pace) {
     read_source_ = g_unix_fd_add(
         fd, static_cast<GIOCondition>(G_IO_IN | G_IO_HUP | G_IO_ERR),
         [](int, GIOCondition, void *opaque) -> gboolean {
@@ -36,13 +57,27 @@ Connection::Connection(Owner *owner, int fd, uint64_t pid, unsigned max_requests
             return G_SOURCE_CONTINUE; // removed by Drop() if need be
         },
         this);
-    hello_source_ = g_timeout_add(
-        kHelloMs,
+    ExpectWithin(pace_.hello_ms);
+}
+
+// A message comes whole or not at all, so that a slow client is one that says
+// nothing.  A member is silent for as long as its migration takes.
+void Connection::ExpectWithin(unsigned ms) {
+    if (patience_source_) {
+        g_source_remove(patience_source_);
+    }
+    patience_source_ = g_timeout_add(
+        ms,
         [](void *opaque) -> gboolean {
             auto *self = static_cast<Connection *>(opaque);
-            self->hello_source_ = 0;
+            self->patience_source_ = 0;
             if (!self->greeted) {
-                spdlog::warn("pid {}: said no hello: dropped", self->pid_);
+                self->Refuse({"limit", "no 'hello' in " + std::to_string(self->pace_.hello_ms) +
+                                           " ms (hello-timeout)"});
+                self->Drop();
+            } else if (!self->has_joined) {
+                self->Refuse({"limit", "no request in " + std::to_string(self->pace_.idle_ms) +
+                                           " ms, and no member (idle-timeout)"});
                 self->Drop();
             }
             return G_SOURCE_REMOVE;
@@ -66,7 +101,7 @@ Connection::~Connection() {
 }
 
 void Connection::RemoveSources() {
-    for (unsigned *source : {&read_source_, &write_source_, &hello_source_}) {
+    for (unsigned *source : {&read_source_, &write_source_, &patience_source_}) {
         if (*source) {
             g_source_remove(*source);
             *source = 0;
@@ -83,7 +118,9 @@ void Connection::Drop() {
 }
 
 void Connection::Refuse(const Refusal &why) {
-    spdlog::warn("pid {}: {}: {}", pid_, why.code, why.text);
+    if (MayLogRefusal()) {
+        spdlog::warn("user {}, pid {}: {}: {}", uid(), pid(), why.code, why.text);
+    }
     Send({{"error", why.text}, {"code", why.code}}, -1);
 }
 
@@ -92,7 +129,7 @@ void Connection::Send(const nlohmann::json &message, int fd) {
         return;
     }
     if (queue_.size() >= kMaxQueue) {
-        spdlog::warn("pid {}: does not read its messages: dropped", pid_);
+        spdlog::warn("pid {}: does not read its messages: dropped", pid());
         Drop();
         return;
     }
@@ -100,7 +137,8 @@ void Connection::Send(const nlohmann::json &message, int fd) {
     if (fd >= 0) {
         copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
         if (copy < 0) {
-            spdlog::error("pid {}: no descriptor to send it its memory: {}", pid_, strerror(errno));
+            spdlog::error("pid {}: no descriptor to send it its memory: {}", pid(),
+                          strerror(errno));
             Drop();
             return;
         }
@@ -145,7 +183,7 @@ void Connection::Flush() {
                 return;
             }
             if (errno != EPIPE && errno != ECONNRESET) {
-                spdlog::warn("pid {}: cannot send: {}", pid_, strerror(errno));
+                spdlog::warn("pid {}: cannot send: {}", pid(), strerror(errno));
                 Drop();
                 return;
             }
@@ -173,7 +211,7 @@ bool Connection::Overdone() {
         second_ = second;
         requests_ = 0;
     }
-    return ++requests_ > max_requests_;
+    return ++requests_ > pace_.max_requests;
 }
 
 bool Connection::Read() {
@@ -201,8 +239,8 @@ bool Connection::Read() {
         return false;
     }
     if (Overdone()) {
-        Refuse({"limit",
-                "more than " + std::to_string(max_requests_) + " requests in a second"});
+        Refuse(
+            {"limit", "more than " + std::to_string(pace_.max_requests) + " requests in a second"});
         Drop();
         return false;
     }
@@ -214,6 +252,9 @@ bool Connection::Read() {
     }
     text.resize(static_cast<size_t>(n));
     owner_->OnMessage(this, text);
+    if (greeted && !has_joined && !dropped_) {
+        ExpectWithin(pace_.idle_ms);
+    }
     return true;
 }
 

@@ -12,9 +12,17 @@
 
 #include <nlohmann/json.hpp>
 
+#include "access.h"
 #include "coordinator.h"
 
 namespace gangd {
+
+// What one client may do in a time.
+struct Pace {
+    unsigned max_requests; // in a second
+    unsigned hello_ms;     // to say hello
+    unsigned idle_ms;      // without a request; a member may be silent
+};
 
 // Runs on GLib's default main context; never blocks.  A client that breaks a
 // limit is told why if it listens and then dropped: it reads and writes nothing
@@ -30,20 +38,22 @@ class Connection : public Peer {
         virtual void OnDropped(Connection *connection) = 0;
     };
 
-    // Takes over `fd`, which does not block.  Drops a client that asks more than
-    // `max_requests` times in a second.
-    Connection(Owner *owner, int fd, uint64_t pid, unsigned max_requests);
+    // Takes over `fd`, which does not block.  Drops a client that does not keep
+    // to `pace`.
+    Connection(Owner *owner, int fd, const PeerIdentity &peer, const Pace &pace);
     ~Connection() override;
     Connection(const Connection &) = delete;
     Connection &operator=(const Connection &) = delete;
 
     void Send(const nlohmann::json &message, int fd) override;
     void Drop() override;
+    uid_t uid() const override { return peer_.uid; }
     // Tells why, and logs it.
     void Refuse(const Refusal &why);
 
     bool dropped() const { return dropped_; }
-    uint64_t pid() const { return pid_; }
+    uint64_t pid() const { return static_cast<uint64_t>(peer_.pid); }
+    const PeerIdentity &peer() const { return peer_; }
 
     // What the protocol has seen of it.
     bool greeted = false;  // said hello
@@ -60,18 +70,20 @@ class Connection : public Peer {
     // One message; false when there is no more to read for now.
     bool Read();
     bool Overdone();
+    // Gives the client `ms` to say the next thing, or be told why it is dropped.
+    void ExpectWithin(unsigned ms);
     void Flush();
     void RemoveSources();
 
     Owner *const owner_;
     const int fd_;
-    const uint64_t pid_;
-    const unsigned max_requests_;
+    const PeerIdentity peer_;
+    const Pace pace_;
     bool dropped_ = false;
     bool was_reset_ = false;
     unsigned read_source_ = 0;
     unsigned write_source_ = 0;
-    unsigned hello_source_ = 0;
+    unsigned patience_source_ = 0;
     int64_t second_ = 0; // the one that requests_ counts in
     unsigned requests_ = 0;
     std::deque<Message> queue_;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include <spdlog/spdlog.h>
 
@@ -85,20 +86,26 @@ Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &r
         page_size != gang::kPageSize) {
         return {"incompatible", "only pages of 4096 bytes can be shared"};
     }
+    const uint64_t process = pid;
     if (pid == 0) {
         // Of another pid namespace: its own word is better than none, for status.
         gang::GetUint(request, "pid", INT32_MAX, &pid);
     }
-    auto it = gangs->find(id);
+    // No id has a '/': alone with its store, whatever gang it names.
+    std::string key = limits_.intra_vm && gangs == &destinations_ ? id + '/' + name : id;
+    auto it = gangs->find(key);
     if (it == gangs->end()) {
-        if (gang_count() >= limits_.max_gangs) {
-            return {"limit", "this host has " + std::to_string(gang_count()) +
-                                 " gangs under way, as many as max-gangs allows"};
+        if (Refusal refusal = CheckNewGang(*peer)) {
+            return refusal;
         }
-        it = gangs->emplace(id, std::make_unique<Gang>()).first;
+        it = gangs->emplace(key, std::make_unique<Gang>()).first;
         it->second->id = id;
+        it->second->owner = peer->uid();
     }
     Gang *g = it->second.get();
+    if (Refusal refusal = CheckOwner(*g, *peer)) {
+        return refusal;
+    }
     auto same = std::find_if(g->members.begin(), g->members.end(),
                              [&](const auto &m) { return m->name == name; });
     if (same != g->members.end()) {
@@ -116,6 +123,7 @@ Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &r
     m->peer = peer;
     m->name = name;
     m->pid = pid;
+    m->process = process;
     *member = m.get();
     *gang = g;
     g->members.push_back(std::move(m));
@@ -124,7 +132,7 @@ Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &r
 
 Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, uint64_t now_ms) {
     uint64_t members = 0, slots = 0, ram_pages = 0, channels = 0;
-    std::string store, seed, hash, id;
+    std::string store, seed, hash, id, name;
     gang::DirectoryConfig share;
     if (!gang::GetUint(request, "members", gang::kMaxMembers, &members) || members == 0) {
         return Invalid("'members' must be 1 to " + std::to_string(gang::kMaxMembers));
@@ -141,16 +149,27 @@ Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, u
     if (!gang::GetUint(request, "channels", gang::kMaxChannels, &channels) || channels == 0) {
         return Invalid("'channels' must be 1 to " + std::to_string(gang::kMaxChannels));
     }
-    if (!gang::GetUint(request, "ram-pages", UINT64_MAX, &ram_pages) || ram_pages == 0 ||
-        ram_pages > limits_.max_member_pages) {
-        return {"limit", "'ram-pages' must be 1 to " + std::to_string(limits_.max_member_pages) +
-                             " (max-ram)"};
+    // What is no number claims nothing, which is refused.
+    (void)gang::GetUint(request, "ram-pages", UINT64_MAX, &ram_pages);
+    if (Refusal refusal = CheckRam(pid, ram_pages)) {
+        return refusal;
     }
     gang::GetString(request, "gang", &id);
-    if (auto it = sources_.find(id); it != sources_.end() && it->second->expected != members) {
-        return Invalid("this gang was announced with " + std::to_string(it->second->expected) +
-                       " members, not " + std::to_string(members) +
-                       ": give all its VMs the same gang-members, or use another gang id");
+    gang::GetString(request, "member", &name);
+    auto existing = sources_.find(id);
+    if (existing != sources_.end()) {
+        // Nothing of another user's gang is told, not even its size.
+        Refusal refusal = CheckOwner(*existing->second, *peer);
+        if (!refusal) {
+            refusal = CheckMembers(*existing->second, name, members);
+        }
+        if (refusal) {
+            return refusal;
+        }
+    }
+    if (Refusal refusal = CheckStores(existing != sources_.end() ? existing->second.get() : nullptr,
+                                      name, share.store_uuid)) {
+        return refusal;
     }
     Gang *gang;
     Member *member;
@@ -208,7 +227,8 @@ gang::Status Coordinator::MakeShare(const Gang &gang, const Member &member,
             config.store_slots = std::min(config.store_slots, m->share.store_slots);
         }
     }
-    config.gang_pages = std::min(pages + pages / here * gang.missing, kMaxGangPages);
+    config.gang_pages = std::min({pages + pages / here * gang.missing, kMaxGangPages,
+                                  std::max(pages, limits_.max_total_pages)});
     auto made = std::make_unique<Share>();
     gang::Status status = gang::Directory::Create(config, &made->fd);
     if (status.ok()) {
@@ -358,6 +378,22 @@ Refusal Coordinator::JoinDestination(Peer *peer, uint64_t pid, const json &reque
     return {};
 }
 
+// Nobody who lives is a member any more: what was shared is wiped, though some
+// process may still have it.  (When gangd itself ends nothing is: its members go
+// on with what they have.)
+void Coordinator::End(Gang *gang) {
+    for (auto &[uuid, share] : gang->shares) {
+        if (share && share->fd >= 0 && wipe_) {
+            share->directory.reset();
+            wipe_(std::exchange(share->fd, -1));
+        }
+    }
+    if (gang->store_fd >= 0 && wipe_) {
+        gang->store.reset();
+        wipe_(std::exchange(gang->store_fd, -1));
+    }
+}
+
 bool Coordinator::Remove(Gangs *gangs, Peer *peer, const char *state, bool said) {
     for (auto it = gangs->begin(); it != gangs->end(); ++it) {
         Gang *gang = it->second.get();
@@ -374,6 +410,7 @@ bool Coordinator::Remove(Gangs *gangs, Peer *peer, const char *state, bool said)
             spdlog::info("gang {}: {} leaves ({})", gang->id, m->name, state);
             if (Alive(*gang) == 0) {
                 spdlog::info("gang {}: ends", gang->id);
+                End(gang);
                 gangs->erase(it);
             } else {
                 CheckStart(gang, false);

@@ -7,7 +7,10 @@
 #ifndef GANGD_COORDINATOR_H
 #define GANGD_COORDINATOR_H
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -31,8 +34,17 @@ struct Limits {
     uint64_t mirror_bytes = 0;     // of pages an outgoing gang keeps for deltas; 0: no deltas
     uint64_t barrier_ms = 60000;   // how long members wait for each other
     uint64_t max_gangs = 64;       // of both roles together
-    uint64_t max_member_pages = 0; // RAM one member may claim
+    uint64_t max_user_gangs = 48;  // of those, of one user who is not root
+    uint64_t max_member_pages = 0; // RAM one member, or one process, may claim
+    uint64_t max_total_pages = UINT64_MAX; // RAM all outgoing members together may claim
+    // Each VM shares with itself only, whatever its gang.
+    bool intra_vm = false;
+    // Members of one gang may be of different users.
+    bool across_users = false;
 };
+
+// A gang goes to one host; a second store is somebody's mistake, many are an attack.
+inline constexpr size_t kMaxStoresOfGang = 16;
 
 // The connection of one member, as the coordinator sees it.
 class Peer {
@@ -43,6 +55,8 @@ class Peer {
     virtual void Send(const nlohmann::json &message, int fd) = 0;
     // Ends the connection, soon: HungUp() follows from the main loop.
     virtual void Drop() = 0;
+    // As whom the kernel knows it.
+    virtual uid_t uid() const { return 0; }
 };
 
 // Why a request was refused: the protocol's "code" and text; empty code: it
@@ -54,10 +68,14 @@ struct Refusal {
 
 // Single-threaded.  Invariants: a directory belongs to one (gang, store) pair
 // and its descriptor goes to members of that pair only; the same for a store
-// and its gang.  `now_ms` never goes back.
+// and its gang.  A gang belongs to the user of its first member.  `now_ms` never
+// goes back.
 class Coordinator {
   public:
-    explicit Coordinator(const Limits &limits) : limits_(limits) {}
+    // `wipe` takes over the descriptors of what an ended gang shared.
+    using Wipe = std::function<void(int fd)>;
+    explicit Coordinator(const Limits &limits, Wipe wipe = {})
+        : limits_(limits), wipe_(std::move(wipe)) {}
     ~Coordinator();
 
     // `pid` is what the kernel says of the peer, 0 if it does not say.
@@ -90,7 +108,8 @@ class Coordinator {
     struct Member {
         Peer *peer = nullptr; // nullptr: it left
         std::string name;
-        uint64_t pid = 0;
+        uint64_t pid = 0;     // for status
+        uint64_t process = 0; // the same by the kernel's word only, or 0
         std::string state = "alive";
         // At the source only:
         gang::DirectoryConfig share; // gang_pages: this member's RAM
@@ -101,6 +120,7 @@ class Coordinator {
     };
     struct Gang {
         std::string id;
+        uid_t owner = 0; // of the first member
         // One of each name: a member that comes again replaces what it was.
         std::vector<std::unique_ptr<Member>> members;
         // Source:
@@ -119,6 +139,13 @@ class Coordinator {
 
     Refusal Admit(Gangs *gangs, Peer *peer, uint64_t pid, const nlohmann::json &request,
                   Gang **gang, Member **member);
+    // coordinator_limits.cc: what a peer may take, by what it is and has.
+    Refusal CheckNewGang(const Peer &peer) const;
+    Refusal CheckOwner(const Gang &gang, const Peer &peer) const;
+    Refusal CheckMembers(const Gang &gang, const std::string &name, uint64_t members) const;
+    Refusal CheckStores(const Gang *gang, const std::string &name, const gang::Uuid &store) const;
+    Refusal CheckRam(uint64_t pid, uint64_t pages) const;
+    void End(Gang *gang);
     static size_t Alive(const Gang &gang);
     void Complete(Gang *gang, uint64_t now_ms);
     void Grant(Gang *gang, Member *member);
@@ -132,6 +159,7 @@ class Coordinator {
     static nlohmann::json GangStatus(const Gang &gang);
 
     const Limits limits_;
+    const Wipe wipe_;
     Gangs sources_;
     Gangs destinations_;
 };

@@ -23,7 +23,9 @@ using gang::Status;
 
 namespace {
 
-constexpr int kBacklog = 128;
+// Long, so that those who may not come in do not keep out those who may; the
+// kernel has a limit of its own (net.core.somaxconn).
+constexpr int kBacklog = 4096;
 
 bool FillAddress(const std::string &path, sockaddr_un *address) {
     *address = {};

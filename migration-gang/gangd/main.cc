@@ -6,6 +6,7 @@
 #include <glib-unix.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -15,7 +16,9 @@
 
 #include "listener.h"
 #include "log.h"
+#include "notifier.h"
 #include "options.h"
+#include "sandbox.h"
 #include "server.h"
 
 namespace {
@@ -26,7 +29,7 @@ void RaiseFileLimit(const gangd::ServerConfig &config) {
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
         return;
     }
-    rlim_t wanted = config.max_clients * 2 + 256;
+    rlim_t wanted = config.max_clients * 2 + config.limits.max_gangs * 4 + 256;
     if (limit.rlim_cur < wanted) {
         limit.rlim_cur = std::min(wanted, limit.rlim_max);
         setrlimit(RLIMIT_NOFILE, &limit);
@@ -42,9 +45,30 @@ gboolean Quit(void *loop) {
     return G_SOURCE_CONTINUE;
 }
 
-gboolean Alive(void *) {
-    sd_notify(0, "WATCHDOG=1");
+gboolean Alive(void *notifier) {
+    static_cast<gangd::Notifier *>(notifier)->Say("WATCHDOG=1");
     return G_SOURCE_CONTINUE;
+}
+
+// Between set-up and the first client.  False: gangd may not serve so.
+bool GiveUpPrivileges(const gangd::Options &options) {
+    if (geteuid() == 0) {
+        spdlog::warn("runs as root, and needs nothing of it: see gangd.service");
+    }
+    if (options.no_seccomp || !gangd::SandboxPossible()) {
+        spdlog::warn("no system call filter: {}",
+                     options.no_seccomp ? "--no-seccomp" : "this build has a sanitizer");
+        return true;
+    }
+    gang::Status status = gangd::EnterSandbox();
+    if (status.code() == gang::Code::kUnavailable) {
+        spdlog::warn("no system call filter: {}", status.message());
+        return true;
+    }
+    if (!status.ok()) {
+        spdlog::critical("{}", status.message());
+    }
+    return status.ok();
 }
 
 } // namespace
@@ -73,17 +97,22 @@ int main(int argc, char **argv) {
         return 1;
     }
     spdlog::info("gangd {} listens at {}", GANG_VERSION, listener->name());
+    gangd::Notifier notifier;
 
     uint64_t watchdog_us = 0;
     if (sd_watchdog_enabled(0, &watchdog_us) > 0) {
         g_timeout_add(static_cast<guint>(std::max<uint64_t>(watchdog_us / 2000, 1)), Alive,
-                      nullptr);
+                      &notifier);
     }
     {
-        gangd::Server server(options.server, std::move(listener));
-        sd_notify(0, "READY=1");
+        gangd::Server server(options.server, std::move(listener), &notifier);
+        // Nothing is opened from here on.
+        if (!GiveUpPrivileges(options)) {
+            return 1;
+        }
+        notifier.Say("READY=1");
         g_main_loop_run(loop);
-        sd_notify(0, "STOPPING=1");
+        notifier.Say("STOPPING=1");
         spdlog::info("stops; migrations under way go on without coordinator");
     }
     g_main_loop_unref(loop);

@@ -7,6 +7,7 @@
 
 #include <sys/sysinfo.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <vector>
 
@@ -53,9 +54,11 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     limits.store_bytes = memory / 4;
     limits.store_total = memory / 2;
     limits.mirror_bytes = memory / 16;
-    uint64_t max_ram = 2 * memory;
-    double barrier_s = 60;
-    std::vector<std::string> users, groups;
+    uint64_t max_ram = 2 * memory, max_total_ram = 8 * memory;
+    double barrier_s = 60, hello_s = 10, idle_s = 300;
+    std::vector<std::string> users, groups, operators;
+    ServerConfig &server = options->server;
+    server.max_process_clients = 8;
     options->socket = gang::kDefaultControlSocket;
     options->log_level = "info";
 
@@ -86,21 +89,51 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
         ->check(CLI::Range(0.0, 86400.0))
         ->capture_default_str();
     app.add_option("--allow-user", users,
-                   "User (name or number) that may connect, besides root and gangd's own");
-    app.add_option("--allow-group", groups, "Group (name or number) whose users may connect");
+                   "User (name or number) whose VMs may join, besides root and gangd's own");
+    app.add_option("--allow-group", groups, "Group (name or number) whose users' VMs may join");
+    app.add_option("--allow-operator", operators,
+                   "User (name or number) that may see the status, besides root and gangd's own,\n"
+                   "and join nothing");
+    app.add_flag("--share-across-users", limits.across_users,
+                 "VMs that run as different users may be in one gang");
+    app.add_flag("--intra-vm-only", limits.intra_vm,
+                 "Each VM shares with itself only, whatever its gang (set it on both hosts)");
     app.add_option("--max-gangs", limits.max_gangs, "Most gangs at a time, incoming and outgoing")
         ->check(CLI::Range(1, 10000))
         ->capture_default_str();
-    app.add_option("--max-clients", options->server.max_clients, "Most connections at a time")
+    CLI::Option *user_gangs =
+        app.add_option("--max-user-gangs", limits.max_user_gangs,
+                       "Most gangs of one user but root (default: three quarters of max-gangs)")
+            ->check(CLI::Range(1, 10000));
+    app.add_option("--max-clients", server.max_clients, "Most connections at a time")
         ->check(CLI::Range(1, 100000))
         ->capture_default_str();
-    app.add_option("--max-requests", options->server.max_requests,
-                   "Most requests of one client in a second")
+    CLI::Option *user_clients = app.add_option("--max-user-clients", server.max_user_clients,
+                                               "Most connections of one user but root\n"
+                                               "(default: three quarters of max-clients)")
+                                    ->check(CLI::Range(1, 100000));
+    app.add_option("--max-process-clients", server.max_process_clients,
+                   "Most connections of one process; a VM has one")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str();
+    app.add_option("--max-requests", server.max_requests, "Most requests of one client in a second")
         ->check(CLI::Range(1, 1000000))
+        ->capture_default_str();
+    app.add_option("--hello-timeout", hello_s, "Seconds that a client has to say hello")
+        ->check(CLI::Range(0.1, 3600.0))
+        ->capture_default_str();
+    app.add_option("--idle-timeout", idle_s,
+                   "Seconds without a request after which a client that is no member is dropped")
+        ->check(CLI::Range(0.1, 86400.0))
         ->capture_default_str();
     app.add_option("--max-ram", max_ram,
                    "Most RAM one VM may have (default: twice the host's memory)")
         ->transform(Bytes());
+    app.add_option("--max-total-ram", max_total_ram,
+                   "Most RAM all outgoing VMs may have (default: eight times the host's memory)")
+        ->transform(Bytes());
+    app.add_flag("--no-seccomp", options->no_seccomp,
+                 "Without the filter of system calls, for debugging");
     app.add_option("--log-level", options->log_level, "debug, info, warning or error")
         ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
         ->capture_default_str();
@@ -119,18 +152,33 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     if (max_ram < gang::kPageSize) {
         return Wrong("--max-ram needs at least one page of 4096 bytes");
     }
+    // Of a small limit a quarter rounds to nothing.
+    if (user_gangs->empty()) {
+        limits.max_user_gangs = limits.max_gangs - limits.max_gangs / 4;
+    }
+    if (user_clients->empty()) {
+        server.max_user_clients = server.max_clients - server.max_clients / 4;
+    }
+    for (const std::string &name : operators) {
+        if (gang::Status status = server.access.AllowOperator(name); !status.ok()) {
+            return Wrong(status.message());
+        }
+    }
     for (const std::string &user : users) {
-        if (gang::Status status = options->server.access.AllowUser(user); !status.ok()) {
+        if (gang::Status status = server.access.AllowUser(user); !status.ok()) {
             return Wrong(status.message());
         }
     }
     for (const std::string &group : groups) {
-        if (gang::Status status = options->server.access.AllowGroup(group); !status.ok()) {
+        if (gang::Status status = server.access.AllowGroup(group); !status.ok()) {
             return Wrong(status.message());
         }
     }
     limits.barrier_ms = static_cast<uint64_t>(barrier_s * 1000);
     limits.max_member_pages = max_ram / gang::kPageSize;
+    limits.max_total_pages = std::max(max_total_ram, max_ram) / gang::kPageSize;
+    server.hello_ms = static_cast<unsigned>(hello_s * 1000);
+    server.idle_ms = static_cast<unsigned>(idle_s * 1000);
     return std::nullopt;
 }
 

@@ -16,6 +16,7 @@ namespace gangd {
 struct Options {
     std::string socket;
     std::string log_level;
+    bool no_seccomp = false;
     ServerConfig server;
 };
 

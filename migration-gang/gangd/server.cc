@@ -7,7 +7,6 @@
 
 #include <glib-unix.h>
 #include <sys/socket.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -25,6 +24,7 @@ namespace {
 
 constexpr unsigned kTickMs = 100;
 constexpr unsigned kAcceptPauseMs = 200;
+constexpr int kMaxAcceptsInTurn = 16; // then those who are in have their turn
 
 uint64_t NowMs() {
     return static_cast<uint64_t>(g_get_monotonic_time() / 1000);
@@ -36,8 +36,9 @@ std::string Layout() {
 
 } // namespace
 
-Server::Server(const ServerConfig &config, std::unique_ptr<Listener> listener)
-    : config_(config), listener_(std::move(listener)), coordinator_(config.limits) {
+Server::Server(const ServerConfig &config, std::unique_ptr<Listener> listener, Notifier *notifier)
+    : config_(config), listener_(std::move(listener)), notifier_(notifier),
+      coordinator_(config.limits, [this](int fd) { wiper_.Add(fd); }) {
     Watch();
     Announce();
 }
@@ -62,6 +63,11 @@ void Server::Watch() {
 }
 
 void Server::Accept() {
+    for (int i = 0; i < kMaxAcceptsInTurn && AcceptOne(); i++) {
+    }
+}
+
+bool Server::AcceptOne() {
     int fd = accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
@@ -77,28 +83,55 @@ void Server::Accept() {
                 },
                 this);
         }
-        return;
+        return false;
     }
     PeerIdentity peer;
     Refusal refusal;
     if (gang::Status status = IdentifyPeer(fd, &peer); !status.ok()) {
         refusal = {"internal", status.message()};
-    } else if (!config_.access.Allows(peer)) {
-        refusal = {"denied", "user " + std::to_string(peer.uid) +
-                                 " may not use this coordinator: add it with allow-user in "
-                                 "gangd's configuration"};
-    } else if (connections_.size() >= config_.max_clients) {
-        refusal = {"limit", "this coordinator has " + std::to_string(connections_.size()) +
-                                " connections, as many as max-clients allows"};
+    } else {
+        refusal = Admit(peer);
     }
-    auto connection = std::make_unique<Connection>(this, fd, static_cast<uint64_t>(peer.pid),
-                                                   config_.max_requests);
+    auto connection = std::make_unique<Connection>(
+        this, fd, peer, Pace{config_.max_requests, config_.hello_ms, config_.idle_ms});
     Connection *key = connection.get();
     connections_[key] = std::move(connection);
     if (refusal) {
         key->Refuse(refusal);
         key->Drop();
     }
+    return true;
+}
+
+Refusal Server::Admit(const PeerIdentity &peer) const {
+    if (!config_.access.MayConnect(peer)) {
+        return {"denied", "user " + std::to_string(peer.uid) +
+                              " may not use this coordinator: add it with allow-user in gangd's "
+                              "configuration"};
+    }
+    size_t all = 0, of_user = 0, of_process = 0;
+    for (const auto &[key, connection] : connections_) {
+        if (!connection->dropped()) {
+            all++;
+            of_user += connection->peer().uid == peer.uid;
+            of_process += connection->peer().pid == peer.pid;
+        }
+    }
+    // A process that the kernel cannot name here (of another pid namespace) has
+    // its user's limit.
+    if (peer.pid != 0 && of_process >= config_.max_process_clients) {
+        return {"limit", "this process has " + std::to_string(of_process) +
+                             " connections, as many as max-process-clients allows"};
+    }
+    if (peer.uid != 0 && of_user >= config_.max_user_clients) {
+        return {"limit", "user " + std::to_string(peer.uid) + " has " + std::to_string(of_user) +
+                             " connections, as many as max-user-clients allows"};
+    }
+    if (all >= config_.max_clients) {
+        return {"limit", "this coordinator has " + std::to_string(all) +
+                             " connections, as many as max-clients allows"};
+    }
+    return {};
 }
 
 Refusal Server::Hello(Connection *connection, const json &request) {
@@ -148,6 +181,11 @@ Refusal Server::Handle(Connection *connection, const json &request, bool *fatal)
         if (connection->has_joined) {
             return {"protocol", "a connection joins once"};
         }
+        if (!config_.access.MayJoin(connection->peer())) {
+            return {"denied", "user " + std::to_string(connection->uid()) +
+                                  " may look on and join no gang: add it with allow-user in "
+                                  "gangd's configuration"};
+        }
         connection->has_joined = true;
         return op == "join-source"
                    ? coordinator_.JoinSource(connection, connection->pid(), request, NowMs())
@@ -161,6 +199,11 @@ Refusal Server::Handle(Connection *connection, const json &request, bool *fatal)
         return coordinator_.Leave(connection, request);
     }
     if (op == "status") {
+        if (!config_.access.MayWatch(connection->peer())) {
+            return {"denied", "user " + std::to_string(connection->uid()) +
+                                  " may not see the status: ask as root, or add it with "
+                                  "allow-operator in gangd's configuration"};
+        }
         std::string after;
         gang::GetString(request, "after", &after);
         json page = coordinator_.Status(after);
@@ -248,7 +291,9 @@ void Server::Announce() {
                                  " members";
     if (text != announced_) {
         announced_ = text;
-        sd_notify(0, text.c_str());
+        if (notifier_) {
+            notifier_->Say(text);
+        }
     }
 }
 

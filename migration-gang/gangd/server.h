@@ -15,20 +15,30 @@
 #include "connection.h"
 #include "coordinator.h"
 #include "listener.h"
+#include "notifier.h"
+#include "wiper.h"
 
 namespace gangd {
 
 struct ServerConfig {
     Access access;
+    // Connections: of all, of one user who is not root, and of one process, so
+    // that none of them takes what the others need.
     size_t max_clients = 1024;
+    size_t max_user_clients = SIZE_MAX;
+    size_t max_process_clients = SIZE_MAX;
     unsigned max_requests = 1000; // of one client in a second
+    unsigned hello_ms = 10000;    // that a client has to say hello
+    unsigned idle_ms = 300000;    // without a request of one that is no member
     Limits limits;
 };
 
 // Runs on GLib's default main context.
 class Server : public Connection::Owner {
   public:
-    Server(const ServerConfig &config, std::unique_ptr<Listener> listener);
+    // Serves from the main loop's next turn on.  `notifier` may be nullptr.
+    Server(const ServerConfig &config, std::unique_ptr<Listener> listener,
+           Notifier *notifier = nullptr);
     // Closes all connections, then the listener.
     ~Server() override;
 
@@ -38,6 +48,9 @@ class Server : public Connection::Owner {
 
     void Watch();
     void Accept();
+    // False: there is nobody to let in for now.
+    bool AcceptOne();
+    Refusal Admit(const PeerIdentity &peer) const;
     Refusal Hello(Connection *connection, const nlohmann::json &request);
     // *fatal: a refusal ends the connection.
     Refusal Handle(Connection *connection, const nlohmann::json &request, bool *fatal);
@@ -47,6 +60,8 @@ class Server : public Connection::Owner {
 
     ServerConfig config_;
     std::unique_ptr<Listener> listener_;
+    Notifier *const notifier_;
+    Wiper wiper_;
     Coordinator coordinator_;
     std::map<Connection *, std::unique_ptr<Connection>> connections_;
     std::string announced_;

@@ -9,6 +9,7 @@ import os
 import pytest
 
 from ganglib import gang, oracle
+from ganglib.process import wait_for
 
 WORKLOADS = ["idle", "redis", "web", "dirty"]
 
@@ -60,6 +61,39 @@ def test_inv1_pages_rewritten_with_the_same_contents_in_all_vms_at_once(bed):
     members = bed.prepare(bed.guests(2, "samewrite"), gangds)
     bed.migrate(members, gangds)
     gang.run_at_destination(members)
+
+
+def let_go(pids):
+    """Nobody has memory of a gang mapped, or open, any more."""
+    for pid in pids:
+        with open(f"/proc/{pid}/maps", encoding="ascii") as maps:
+            if "memfd:gang-" in maps.read():
+                return False
+        for fd in glob.glob(f"/proc/{pid}/fd/*"):
+            try:
+                if "memfd:gang-" in os.readlink(fd):
+                    return False
+            except FileNotFoundError:
+                pass
+    return True
+
+
+@pytest.mark.long
+@pytest.mark.link(1000)
+def test_vms_that_may_share_with_themselves_only_each_send_all_they_have(bed):
+    """intra-vm-only: with compression off, each sends its own distinct pages.  And
+    nobody keeps what was shared."""
+    gangds = bed.gangds("--intra-vm-only")
+    sources = bed.guests(2)
+    members = bed.prepare(sources, gangds, compression="none", dedup="page")
+    result = bed.migrate(members, gangds)
+    alone = sum(oracle.count_pages([source]).distinct for source in sources)
+    assert alone > 1.2 * oracle.count_pages(sources).distinct, "these guests have nothing in common"
+    assert result.wire_bytes >= alone * oracle.PAGE
+    assert total(members, "referenced-pages") > 0  # inside each
+    everybody = [vm.process.pid for m in members for vm in (m.source, m.destination)]
+    everybody += [gangd.process.pid for gangd in gangds]
+    wait_for(lambda: let_go(everybody), 20, "the end of what the gang shared")
 
 
 def test_gang_of_one_is_a_plain_migration(bed):

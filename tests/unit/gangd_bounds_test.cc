@@ -86,15 +86,6 @@ TEST(GangdBounds, ClientThatAsksWithoutPauseIsDropped) {
     EXPECT_TRUE(gangd.Serves());
 }
 
-TEST(GangdBounds, ClientThatSaysNoHelloIsDropped) {
-    Gangd gangd;
-    RawClient silent(gangd.socket), other(gangd.socket);
-    EXPECT_TRUE(other.Hello());
-    EXPECT_EQ(silent.Receive(20000), (json{{"hangup", true}}));
-    EXPECT_TRUE(other.Silent(10)); // who said hello may stay
-    EXPECT_TRUE(Soon([&] { return gangd.Serves(); }));
-}
-
 TEST(GangdLiveness, MembersThatCameAndDiedAreNotWaitedFor) {
     Gangd gangd({"--barrier-timeout", "600"});
     auto first = gangd.Source("web", "vm1", 3);

@@ -6,10 +6,6 @@
 
 #include "gangd_process.h"
 
-#include <grp.h>
-#include <pwd.h>
-#include <sys/resource.h>
-
 #include <random>
 
 #include "testing.h"
@@ -228,22 +224,6 @@ TEST(GangdHostile, DescriptorsNobodyAskedForAreClosed) {
         EXPECT_EQ(client->Receive()["op"], "status");
     }
     EXPECT_LE(count(), before); // less: the probe that found gangd ready is closed
-}
-
-// Runs `body` as the user `nobody`; its result is the exit status.
-int AsNobody(const std::function<bool()> &body) {
-    pid_t pid = fork();
-    if (pid == 0) {
-        passwd *nobody = getpwnam("nobody");
-        if (!nobody || setgroups(0, nullptr) != 0 || setgid(nobody->pw_gid) != 0 ||
-            setuid(nobody->pw_uid) != 0) {
-            _exit(2);
-        }
-        _exit(body() ? 0 : 1);
-    }
-    int status = 0;
-    waitpid(pid, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 TEST(GangdAccess, UserThatIsNotListedIsDenied) {

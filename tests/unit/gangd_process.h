@@ -7,7 +7,9 @@
 #define GANG_GANGD_PROCESS_H
 
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
+#include <pwd.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -193,11 +195,16 @@ class RawClient {
         text.resize(static_cast<size_t>(n));
         return json::parse(text, nullptr, false);
     }
-    // The code of the refusal that comes next.
+    // The code of the refusal that comes next; what it says is in `why`.
     std::string Refused() {
         json message = Receive();
-        return message.is_object() ? message.value("code", message.dump()) : message.dump();
+        if (!message.is_object()) {
+            return message.dump();
+        }
+        why = message.value("error", "");
+        return message.value("code", message.dump());
     }
+    std::string why;
     bool HungUp() { return Receive() == json{{"hangup", true}}; }
     bool Silent(int ms = 150) { return Receive(ms).is_null(); }
     bool Hello() {
@@ -244,14 +251,36 @@ inline json DestinationJoinRequest(const std::string &gang, const std::string &m
             {"page-size", 4096}};
 }
 
+// Makes this process one of the user `nobody`; false: it may not.
+inline bool BecomeNobody() {
+    passwd *nobody = getpwnam("nobody");
+    return nobody && setgroups(0, nullptr) == 0 && setgid(nobody->pw_gid) == 0 &&
+           setuid(nobody->pw_uid) == 0;
+}
+
+// Runs `body` as the user `nobody`; 0: it was true.
+inline int AsNobody(const std::function<bool()> &body) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (!BecomeNobody()) {
+            _exit(2);
+        }
+        _exit(body() ? 0 : 1);
+    }
+    int status = 0;
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 #ifdef GANGD_PATH
-// gangd with a socket and an empty configuration of its own.
+// gangd with a socket and a configuration of its own: a test is all clients in
+// one process, and stores are small.
 class Gangd {
   public:
     explicit Gangd(std::vector<std::string> flags = {}) : socket(dir / "gangd.sock") {
-        std::ofstream(dir / "gangd.conf").close();
-        std::vector<std::string> command = {
-            GANGD_PATH, "--config", dir / "gangd.conf", "--socket", socket, "--store-size", "4M"};
+        std::ofstream(dir / "gangd.conf") << "max-process-clients = 1000\nstore-size = \"4M\"\n";
+        std::vector<std::string> command = {GANGD_PATH, "--config", dir / "gangd.conf", "--socket",
+                                            socket};
         command.insert(command.end(), flags.begin(), flags.end());
         process = std::make_unique<Process>(command, dir / "out", dir / "log");
         EXPECT_TRUE(Soon([&] { return RawClient(socket).connected(); })) << log();
