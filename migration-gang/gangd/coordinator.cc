@@ -330,7 +330,8 @@ gang::Status Coordinator::MakeStore(Gang *gang) {
     slots = std::max<uint64_t>(slots / gang::kChunkSlots, 1) * gang::kChunkSlots;
     gang::Status status = gang::Store::Create(slots, gang::HashKind::kXxh3_128, &gang->store_fd);
     if (status.ok()) {
-        status = gang::Store::Open(gang->store_fd, &gang->store);
+        status =
+            gang::Store::Open(gang->store_fd, &gang->store, gang::Store::Access::kObserver);
     }
     if (status.ok()) {
         spdlog::log(slots < wanted / 2 ? spdlog::level::warn : spdlog::level::info,

@@ -162,6 +162,11 @@ Status Directory::Open(int fd, std::unique_ptr<Directory> *out) {
     std::unique_ptr<Directory> d(new Directory());
     d->header_ = h;
     d->members_ = reinterpret_cast<MemberRecord *>(segment.data() + g.members_off);
+    // What nobody writes through the mapping cannot be written through it: the mirror.
+    status = segment.AllowWrites(g.size);
+    if (!status.ok()) {
+        return status;
+    }
     d->chunk_owner_ = reinterpret_cast<std::atomic<uint32_t> *>(segment.data() + g.chunks_off);
     d->buckets_ = reinterpret_cast<Bucket *>(segment.data() + g.buckets_off);
     d->features_ =

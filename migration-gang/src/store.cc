@@ -74,7 +74,7 @@ Status Store::Create(uint64_t slots, HashKind hash_kind, int *fd) {
     return Status::Ok();
 }
 
-Status Store::Open(int fd, std::unique_ptr<Store> *out) {
+Status Store::Open(int fd, std::unique_ptr<Store> *out, Access access) {
     Segment segment;
     Status status = segment.Map(fd, kStoreMagic, sizeof(StoreHeader));
     if (!status.ok()) {
@@ -91,6 +91,13 @@ Status Store::Open(int fd, std::unique_ptr<Store> *out) {
         return {Code::kIncompatible, "the store uses a hash this build does not know"};
     }
     std::unique_ptr<Store> s(new Store());
+    // The pages are written through the descriptor: no stray pointer reaches them.
+    if (access == Access::kMember) {
+        status = segment.AllowWrites(data_off);
+        if (!status.ok()) {
+            return status;
+        }
+    }
     s->header_ = h;
     s->meta_ = reinterpret_cast<SlotMeta *>(segment.data() + meta_off);
     s->data_ = segment.data() + data_off;
