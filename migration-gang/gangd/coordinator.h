@@ -32,6 +32,8 @@ struct Limits {
     uint64_t barrier_ms = 60000;   // how long members wait for each other
     uint64_t max_gangs = 64;       // of both roles together
     uint64_t max_member_pages = 0; // RAM one member may claim
+    // Of stores whose first member asks for none; a weaker one is refused.
+    gang::HashKind hash_kind = gang::HashKind::kXxh3_128;
 };
 
 // The connection of one member, as the coordinator sees it.
@@ -124,7 +126,8 @@ class Coordinator {
     void Grant(Gang *gang, Member *member);
     gang::Status MakeShare(const Gang &gang, const Member &member,
                            std::unique_ptr<Share> *share) const;
-    gang::Status MakeStore(Gang *gang);
+    gang::Status MakeStore(Gang *gang, gang::HashKind hash_kind);
+    Refusal ChooseHash(const nlohmann::json &request, gang::HashKind *hash_kind) const;
     void CheckStart(Gang *gang, bool timeout);
     bool Remove(Gangs *gangs, Peer *peer, const char *state, bool said);
     static const char *PhaseOf(const Member &member);
