@@ -20,6 +20,7 @@ using nlohmann::json;
 
 namespace {
 
+constexpr const char *kUnknownHash = "unknown hash kind; this gangd knows xxh3-128 and sha256";
 constexpr uint64_t kMaxGangPages = uint64_t{1} << 36; // what a directory can have
 constexpr uint64_t kSlotBytes = gang::kPageSize + sizeof(gang::SlotMeta);
 
@@ -144,7 +145,7 @@ Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, u
     }
     if (!gang::GetString(request, "hash", &hash) ||
         !gang::HashKindFromName(hash, &share.hash_kind)) {
-        return {"incompatible", "unknown hash kind; this gangd knows xxh3-128"};
+        return {"incompatible", kUnknownHash};
     }
     if (!gang::GetUint(request, "channels", gang::kMaxChannels, &channels) || channels == 0) {
         return Invalid("'channels' must be 1 to " + std::to_string(gang::kMaxChannels));
@@ -252,8 +253,10 @@ void Coordinator::Grant(Gang *gang, Member *member) {
     if (!share) {
         status = MakeShare(*gang, *member, &share);
     }
-    if (status.ok() && share->seed != member->share.seed) {
-        status = {gang::Code::kInvalid, "two destinations name one store with different seeds"};
+    if (status.ok() && (share->seed != member->share.seed ||
+                        share->directory->hash_kind() != member->share.hash_kind)) {
+        status = {gang::Code::kInvalid,
+                  "two destinations name one store with different seeds or hashes"};
     }
     if (status.ok()) {
         status = share->directory->AddMember(static_cast<uint32_t>(member->pid), &member->index);
@@ -338,7 +341,7 @@ bool Coordinator::needs_tick() const {
 
 // A full store only means fewer references (invariant 8), so that a gang gets
 // what is left rather than a refusal.
-gang::Status Coordinator::MakeStore(Gang *gang) {
+gang::Status Coordinator::MakeStore(Gang *gang, gang::HashKind hash_kind) {
     uint64_t given = 0;
     for (const auto &[id, other] : destinations_) {
         given += other->store ? other->store->slots() : 0;
@@ -348,32 +351,69 @@ gang::Status Coordinator::MakeStore(Gang *gang) {
     uint64_t slots = std::min(wanted, total > given ? total - given : 0);
     slots = std::min<uint64_t>(slots, UINT32_MAX - gang::kChunkSlots);
     slots = std::max<uint64_t>(slots / gang::kChunkSlots, 1) * gang::kChunkSlots;
-    gang::Status status = gang::Store::Create(slots, gang::HashKind::kXxh3_128, &gang->store_fd);
+    gang::Status status = gang::Store::Create(slots, hash_kind, &gang->store_fd);
     if (status.ok()) {
-        status = gang::Store::Open(gang->store_fd, &gang->store);
+        status =
+            gang::Store::Open(gang->store_fd, &gang->store, gang::Store::Access::kObserver);
     }
     if (status.ok()) {
         spdlog::log(slots < wanted / 2 ? spdlog::level::warn : spdlog::level::info,
-                    "gang {}: store of at most {} bytes", gang->id, slots * gang::kPageSize);
+                    "gang {}: store of at most {} bytes, hash {}", gang->id,
+                    slots * gang::kPageSize, gang::HashKindName(hash_kind));
     }
     return status;
+}
+
+// The hash that a destination asks for; kInvalid: whatever its gang has.
+Refusal Coordinator::ChooseHash(const json &request, gang::HashKind *hash_kind) const {
+    std::string id, name;
+    if (!request.contains("hash")) {
+        return {};
+    }
+    if (!gang::GetString(request, "hash", &name) || !gang::HashKindFromName(name, hash_kind)) {
+        return {"incompatible", kUnknownHash};
+    }
+    if (*hash_kind < limits_.hash_kind) {
+        return {"denied", "this host's gangd is configured with hash=" +
+                              gang::HashKindText(limits_.hash_kind) + ", and " + name +
+                              " is weaker: ask for no other gang-hash"};
+    }
+    gang::GetString(request, "gang", &id);
+    auto it = destinations_.find(id);
+    if (it != destinations_.end() && it->second->store &&
+        it->second->store->hash_kind() != *hash_kind) {
+        return Invalid("gang " + id + " has the hash " +
+                       gang::HashKindText(it->second->store->hash_kind()) + ", not " + name +
+                       ": give all its VMs the same gang-hash, or use another gang id");
+    }
+    return {};
 }
 
 Refusal Coordinator::JoinDestination(Peer *peer, uint64_t pid, const json &request) {
     Gang *gang;
     Member *member;
+    gang::HashKind hash_kind = gang::HashKind::kInvalid;
+    if (Refusal refusal = ChooseHash(request, &hash_kind)) {
+        return refusal;
+    }
     if (Refusal refusal = Admit(&destinations_, peer, pid, request, &gang, &member)) {
         return refusal;
     }
     if (!gang->store) {
-        if (gang::Status status = MakeStore(gang); !status.ok()) {
+        if (gang::Status status = MakeStore(gang, hash_kind != gang::HashKind::kInvalid
+                                                      ? hash_kind
+                                                      : limits_.hash_kind);
+            !status.ok()) {
             spdlog::error("gang {}: no store: {}", gang->id, status.message());
             Remove(&destinations_, peer, "failed", true);
             return {"internal", "no store: " + status.message()};
         }
     }
     spdlog::info("gang {}: {} (pid {}) joins as destination", gang->id, member->name, member->pid);
-    peer->Send({{"op", "store"}, {"gang", gang->id}, {"slots", gang->store->slots()}},
+    peer->Send({{"op", "store"},
+                {"gang", gang->id},
+                {"slots", gang->store->slots()},
+                {"hash", gang::HashKindText(gang->store->hash_kind())}},
                gang->store_fd);
     return {};
 }

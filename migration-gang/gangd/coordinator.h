@@ -41,6 +41,8 @@ struct Limits {
     bool intra_vm = false;
     // Members of one gang may be of different users.
     bool across_users = false;
+    // Of stores whose first member asks for none; a weaker one is refused.
+    gang::HashKind hash_kind = gang::HashKind::kXxh3_128;
 };
 
 // A gang goes to one host; a second store is somebody's mistake, many are an attack.
@@ -151,7 +153,8 @@ class Coordinator {
     void Grant(Gang *gang, Member *member);
     gang::Status MakeShare(const Gang &gang, const Member &member,
                            std::unique_ptr<Share> *share) const;
-    gang::Status MakeStore(Gang *gang);
+    gang::Status MakeStore(Gang *gang, gang::HashKind hash_kind);
+    Refusal ChooseHash(const nlohmann::json &request, gang::HashKind *hash_kind) const;
     void CheckStart(Gang *gang, bool timeout);
     bool Remove(Gangs *gangs, Peer *peer, const char *state, bool said);
     static const char *PhaseOf(const Member &member);

@@ -83,6 +83,7 @@ json Coordinator::GangStatus(const Gang &gang) {
         uint64_t used = std::min(gang.store->slots_used(), gang.store->slots());
         return {{"gang", gang.id},
                 {"role", "destination"},
+                {"hash", gang::HashKindText(gang.store->hash_kind())},
                 {"slots", gang.store->slots()},
                 {"slots-used", used},
                 {"store-bytes", used * gang::kPageSize}};
@@ -100,6 +101,7 @@ json Coordinator::GangStatus(const Gang &gang) {
     for (const auto &[uuid, share] : gang.shares) {
         if (share && stores.size() < kStoresOfGang) {
             stores.push_back({{"store", gang::ToHex(uuid)},
+                              {"hash", gang::HashKindText(share->directory->hash_kind())},
                               {"directory-bytes", share->directory->size()},
                               {"mirror-bytes",
                                share->directory->mirror_used() * gang::kPageSize},

@@ -56,6 +56,7 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     limits.mirror_bytes = memory / 16;
     uint64_t max_ram = 2 * memory, max_total_ram = 8 * memory;
     double barrier_s = 60, hello_s = 10, idle_s = 300;
+    std::string hash = gang::HashKindText(limits.hash_kind);
     std::vector<std::string> users, groups, operators;
     ServerConfig &server = options->server;
     server.max_process_clients = 8;
@@ -84,6 +85,11 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
                    "Most memory for copies of the pages that one outgoing gang codes\n"
                    "similar pages against; 0: it does not (default: a sixteenth of the host's)")
         ->transform(Bytes());
+    app.add_option("--hash", hash,
+                   "What names a content in incoming gangs: xxh3-128 (fast; only for members\n"
+                   "that trust each other) or sha256; a member may ask for a stronger one")
+        ->check(CLI::IsMember({"xxh3-128", "sha256"}))
+        ->capture_default_str();
     app.add_option("--barrier-timeout", barrier_s,
                    "Seconds that members wait for each other before they start")
         ->check(CLI::Range(0.0, 86400.0))
@@ -173,6 +179,9 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
         if (gang::Status status = server.access.AllowGroup(group); !status.ok()) {
             return Wrong(status.message());
         }
+    }
+    if (!gang::HashKindFromName(hash, &limits.hash_kind)) {
+        return Wrong("--hash knows xxh3-128 and sha256");
     }
     limits.barrier_ms = static_cast<uint64_t>(barrier_s * 1000);
     limits.max_member_pages = max_ram / gang::kPageSize;

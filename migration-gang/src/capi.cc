@@ -11,6 +11,7 @@
 #include <cstring>
 #include <memory>
 
+#include "control_message.h"
 #include "destination_member.h"
 #include "source_member.h"
 
@@ -18,6 +19,9 @@ using namespace gang;
 
 static_assert(GANG_PAGE_SIZE == kPageSize && GANG_MAX_CHANNELS == kMaxChannels);
 static_assert(GANG_MAX_PACKET_PAGES == kMaxPacketPages);
+static_assert(GANG_HASH_BY_ANY == static_cast<int>(HashKind::kInvalid) &&
+              GANG_HASH_BY_XXH3 == static_cast<int>(HashKind::kXxh3_128) &&
+              GANG_HASH_BY_SHA256 == static_cast<int>(HashKind::kSha256));
 static_assert(GANG_PACKET_HEADER_SIZE == kPacketHeaderSize);
 static_assert(GANG_MAX_RETURN_MESSAGE >= kGreetingSize && GANG_MAX_RETURN_MESSAGE >= kAckSize);
 
@@ -62,6 +66,11 @@ Dedup ToDedup(GangDedupKind dedup) {
     return Dedup::kDelta;
 }
 
+const char *HashName(HashKind kind) {
+    const char *name = HashKindName(kind);
+    return name ? name : "";
+}
+
 Decoder *ChannelOf(GangDestination *d, uint32_t channel, char **error) {
     Decoder *decoder = d->member->channel(channel);
     if (!decoder) {
@@ -89,6 +98,7 @@ GangSource *gang_source_new(const GangSourceConfig *config, char **error) {
     c.encoder.level = c.encoder.adaptive ? 1 : config->level;
     c.encoder.dedup = ToDedup(config->dedup);
     c.cache_bytes = config->cache_bytes;
+    c.hash_kind = static_cast<HashKind>(config->hash);
     auto source = std::make_unique<GangSource>();
     return Check(SourceMember::Create(c, &source->member), error) ? source.release() : nullptr;
 }
@@ -171,6 +181,7 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
     const SourceMember &m = *source->member;
     *stats = {};
     stats->phase = m.phase();
+    stats->hash = HashName(m.hash_kind());
     const Directory *d = m.directory();
     if (!d) {
         return;
@@ -205,10 +216,13 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
 }
 
 GangDestination *gang_destination_new(const char *socket, const char *gang, const char *member,
-                                      char **error) {
+                                      GangHashKind hash, char **error) {
     auto d = std::make_unique<GangDestination>();
-    return Check(DestinationMember::Create(socket, gang, member, &d->member), error) ? d.release()
-                                                                                     : nullptr;
+    return Check(DestinationMember::Create(socket, gang, member, static_cast<HashKind>(hash),
+                                           &d->member),
+                 error)
+               ? d.release()
+               : nullptr;
 }
 
 void gang_destination_leave(GangDestination *destination, GangResult result) {
@@ -284,6 +298,7 @@ void gang_destination_stats(const GangDestination *destination, GangStats *stats
     const DestinationMember &m = *destination->member;
     *stats = {};
     stats->phase = "incoming";
+    stats->hash = HashName(m.store().hash_kind());
     stats->zero_pages = m.counters().zero;
     stats->literal_pages = m.counters().literal;
     stats->published_pages = m.counters().published;

@@ -386,14 +386,17 @@ Status ControlClient::PollStart(bool *ready, int timeout_ms) {
 }
 
 Status ControlClient::JoinDestination(const std::string &gang, const std::string &member,
-                                      StoreGrant *grant, int timeout_ms) {
+                                      StoreGrant *grant, int timeout_ms, HashKind hash_kind) {
     Deadline deadline(timeout_ms);
-    Status status = Send({{"op", "join-destination"},
-                          {"gang", gang},
-                          {"member", member},
-                          {"pid", static_cast<uint32_t>(getpid())},
-                          {"page-size", kPageSize}},
-                         timeout_ms);
+    json request = {{"op", "join-destination"},
+                    {"gang", gang},
+                    {"member", member},
+                    {"pid", static_cast<uint32_t>(getpid())},
+                    {"page-size", kPageSize}};
+    if (const char *hash = HashKindName(hash_kind)) {
+        request["hash"] = hash;
+    }
+    Status status = Send(request, timeout_ms);
     if (!status.ok()) {
         return status;
     }

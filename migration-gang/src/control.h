@@ -105,8 +105,9 @@ class ControlClient {
     Status Scanned(int timeout_ms);
     // *ready says whether all members have scanned, or were waited for enough.
     Status PollStart(bool *ready, int timeout_ms);
+    // `hash_kind`: that the store must have; kInvalid: any.
     Status JoinDestination(const std::string &gang, const std::string &member, StoreGrant *grant,
-                           int timeout_ms);
+                           int timeout_ms, HashKind hash_kind = HashKind::kInvalid);
     // A word of farewell that waits for nobody: what does not fit the socket's
     // buffer at once is not said.
     Status Leave(LeaveResult result);

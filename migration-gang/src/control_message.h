@@ -91,15 +91,31 @@ inline std::string LayoutText(uint64_t signature) {
 
 // What HashKind is called in messages; nullptr: no such kind.
 inline const char *HashKindName(HashKind kind) {
-    return kind == HashKind::kXxh3_128 ? "xxh3-128" : nullptr;
+    switch (kind) {
+    case HashKind::kXxh3_128:
+        return "xxh3-128";
+    case HashKind::kSha256:
+        return "sha256";
+    case HashKind::kInvalid:
+        break;
+    }
+    return nullptr;
+}
+
+// For messages that name a kind.
+inline std::string HashKindText(HashKind kind) {
+    const char *name = HashKindName(kind);
+    return name ? name : "unknown";
 }
 
 inline bool HashKindFromName(std::string_view name, HashKind *kind) {
-    if (name != HashKindName(HashKind::kXxh3_128)) {
-        return false;
+    for (HashKind known : {HashKind::kXxh3_128, HashKind::kSha256}) {
+        if (name == HashKindName(known)) {
+            *kind = known;
+            return true;
+        }
     }
-    *kind = HashKind::kXxh3_128;
-    return true;
+    return false;
 }
 
 // False unless `text` is one JSON object nested at most kMaxControlDepth deep.

@@ -83,6 +83,12 @@ Status Decoder::ParseMetadata(const uint8_t *metadata, size_t size) {
             return status;
         }
     }
+    const size_t before = store_->hasher().digest_more();
+    if (size <= before) {
+        return Malformed("size of the page descriptions");
+    }
+    digest_more_ = ParseDigestMore(p, before);
+    p += before;
     if (size_t n = *p++) {
         if (static_cast<size_t>(end - p) < n || memchr(p, 0, n)) {
             return Malformed("RAMBlock name");
@@ -450,9 +456,11 @@ Status Decoder::Finish() {
     if (!status.ok()) {
         return status;
     }
-    uint64_t digest =
-        shared_.empty() ? 0 : store_->hasher().Digest(shared_.data(), shared_.size());
-    if (digest != header_.digest) {
+    uint64_t digest_more = 0;
+    const uint64_t digest =
+        shared_.empty() ? 0
+                        : store_->hasher().Digest(shared_.data(), shared_.size(), &digest_more);
+    if (digest != header_.digest || digest_more != digest_more_) {
         return {Code::kCorrupt, "pages of RAMBlock " + std::string(state_.block) +
                                     " do not hash to what the source sent"};
     }

@@ -105,6 +105,7 @@ class Decoder {
     ChannelState state_;
     PacketHeader header_;
     uint32_t last_number_ = 0;
+    uint64_t digest_more_ = 0; // of the packet at hand
     size_t stream_size_ = 0;  // bytes of full pages and patched blocks
     size_t block_size_ = 0;   // those of patched blocks
     size_t delta_pages_ = 0;

@@ -7,6 +7,8 @@
 
 #include <unistd.h>
 
+#include "control_message.h"
+
 namespace gang {
 
 namespace {
@@ -14,7 +16,7 @@ constexpr int kTimeoutMs = 2500;
 } // namespace
 
 Status DestinationMember::Create(const std::string &socket, const std::string &gang,
-                                 const std::string &member,
+                                 const std::string &member, HashKind hash_kind,
                                  std::unique_ptr<DestinationMember> *out) {
     std::unique_ptr<DestinationMember> m(new DestinationMember());
     StoreGrant grant;
@@ -23,11 +25,17 @@ Status DestinationMember::Create(const std::string &socket, const std::string &g
         status = m->control_->Hello("qemu", true, kTimeoutMs);
     }
     if (status.ok()) {
-        status = m->control_->JoinDestination(gang, member, &grant, kTimeoutMs);
+        status = m->control_->JoinDestination(gang, member, &grant, kTimeoutMs, hash_kind);
     }
     if (status.ok()) {
         status = Store::Open(grant.fd, &m->store_);
         close(grant.fd);
+    }
+    if (status.ok() && hash_kind != HashKind::kInvalid && m->store_->hash_kind() != hash_kind) {
+        // A coordinator that does not know the request's "hash"
+        status = {Code::kIncompatible, "the gang's store has the hash " +
+                                           HashKindText(m->store_->hash_kind()) + ", not " +
+                                           HashKindText(hash_kind)};
     }
     if (status.ok()) {
         *out = std::move(m);

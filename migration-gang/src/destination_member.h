@@ -29,8 +29,10 @@ class DestinationMember {
     };
 
     // Waits at most 5 s for gangd and its store.
+    // `hash_kind`: that the store must have; kInvalid: any.
     static Status Create(const std::string &socket, const std::string &gang,
-                         const std::string &member, std::unique_ptr<DestinationMember> *out);
+                         const std::string &member, HashKind hash_kind,
+                         std::unique_ptr<DestinationMember> *out);
 
     Greeting greeting() const;
     // The channel's decoder, made when first asked for; nullptr: no such

@@ -94,8 +94,8 @@ Status Directory::Create(const DirectoryConfig &config, int *fd) {
     if (config.gang_pages == 0 || config.gang_pages > (uint64_t{1} << 36)) {
         return {Code::kInvalid, "a gang needs between one page and 256 TiB of RAM"};
     }
-    if (config.hash_kind != HashKind::kXxh3_128) {
-        return {Code::kIncompatible, "unknown hash kind: this build knows xxh3-128"};
+    if (!IsKnown(config.hash_kind)) {
+        return {Code::kIncompatible, "unknown hash kind: this build knows xxh3-128 and sha256"};
     }
     Geometry g = GeometryFor(config);
     int f;
@@ -156,11 +156,17 @@ Status Directory::Open(int fd, std::unique_ptr<Directory> *out) {
         g.segment_size != size) {
         return {Code::kInvalid, "the directory's header makes no sense"};
     }
-    if (h->hash_kind != static_cast<uint32_t>(HashKind::kXxh3_128)) {
+    const HashKind hash_kind = static_cast<HashKind>(ReadOnce(h->hash_kind));
+    if (!IsKnown(hash_kind)) {
         return {Code::kIncompatible, "the directory uses a hash this build does not know"};
     }
     std::unique_ptr<Directory> d(new Directory());
     d->header_ = h;
+    // What nobody writes through the mapping cannot be written through it: the mirror.
+    status = segment.AllowWrites(g.size);
+    if (!status.ok()) {
+        return status;
+    }
     d->members_ = reinterpret_cast<MemberRecord *>(segment.data() + g.members_off);
     d->chunk_owner_ = reinterpret_cast<Atomic<uint32_t> *>(segment.data() + g.chunks_off);
     d->buckets_ = reinterpret_cast<Bucket *>(segment.data() + g.buckets_off);
@@ -174,7 +180,8 @@ Status Directory::Open(int fd, std::unique_ptr<Directory> *out) {
     d->mirror_off_ = g.mirror_off;
     d->mirror_pages_ = mirror_pages;
     d->size_ = g.size;
-    d->hasher_ = Hasher(Seed(h->seed));
+    d->hash_kind_ = hash_kind;
+    d->hasher_ = Hasher(Seed(h->seed), hash_kind);
     d->segment_ = std::move(segment);
     d->fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (d->fd_ < 0) {

@@ -132,6 +132,7 @@ class Directory {
     uint64_t slots_taken() const; // handed out so far, in whole chunks
     uint64_t size() const { return size_; } // bytes, without the mirror
     const Hasher &hasher() const { return hasher_; }
+    HashKind hash_kind() const { return hash_kind_; }
 
   private:
     Directory() = default;
@@ -155,6 +156,7 @@ class Directory {
     uint64_t mirror_off_ = 0;
     uint64_t mirror_pages_ = 0;
     uint64_t size_ = 0;
+    HashKind hash_kind_ = HashKind::kInvalid;
     Hasher hasher_;
 };
 

@@ -55,7 +55,7 @@ Status Encoder::Create(Directory *directory, StallWatch *stalls, uint32_t member
     e->member_ = member;
     e->channel_ = channel;
     e->options_ = options;
-    e->hasher_ = directory ? directory->hasher() : Hasher(options.seed);
+    e->hasher_ = directory ? directory->hasher() : Hasher(options.seed, options.hash_kind);
     e->header_.resize(kPacketHeaderSize + kMaxMetadata);
     if (options.encoding == PayloadEncoding::kZstd || options.dedup == Dedup::kDelta) {
         Status status = Compressor::Create(
@@ -351,15 +351,19 @@ Status Encoder::Encode(const char *id, void *block, const uint8_t *host, const u
         if (!status.ok()) {
             return status;
         }
-        h.metadata_size =
-            static_cast<uint16_t>(Describe(id, kept, header_.data() + kPacketHeaderSize));
+        uint8_t *metadata = header_.data() + kPacketHeaderSize;
+        const size_t more = hasher_.digest_more();
+        h.metadata_size = static_cast<uint16_t>(more + Describe(id, kept, metadata + more));
         h.payload_size = static_cast<uint32_t>(packet->payload_size);
         h.pages = static_cast<uint16_t>(kept);
         h.encoding = options_.encoding;
         h.number = ++packet_number_;
-        h.digest = shared_.empty() ? 0 : hasher_.Digest(shared_.data(), shared_.size());
-        h.check = hasher_.Check(header_.data() + kPacketHeaderSize, h.metadata_size,
-                                compressed_.data(), stream_size_ + h.delta_size);
+        uint64_t digest_more = 0;
+        h.digest =
+            shared_.empty() ? 0 : hasher_.Digest(shared_.data(), shared_.size(), &digest_more);
+        StoreDigestMore(digest_more, metadata, more);
+        h.check = hasher_.Check(metadata, h.metadata_size, compressed_.data(),
+                                stream_size_ + h.delta_size);
         StorePacketHeader(h, header_.data());
         packet->header = header_.data();
         packet->header_size = kPacketHeaderSize + h.metadata_size;

@@ -36,9 +36,10 @@ enum class Dedup { kPage, kSubpage, kDelta };
 struct EncoderOptions {
     PayloadEncoding encoding = PayloadEncoding::kZstd; // of full pages
     int level = 1;                                     // of zstd
-    Seed seed{}; // of the greeting; a directory brings it along
+    Seed seed{}; // of the greeting; a directory brings both along
     Dedup dedup = Dedup::kDelta;
     bool adaptive = false; // encoding and level follow the link: see LevelPolicy
+    HashKind hash_kind = HashKind::kXxh3_128; // of the greeting
 };
 
 // What Encode() made.  Buffers belong to the encoder and stay valid until the

@@ -65,6 +65,7 @@ uint64_t LayoutSignature() {
         offsetof(SlotMeta, hash_hi),
         static_cast<uint64_t>(Stat::kRound),
         static_cast<uint64_t>(HashKind::kXxh3_128),
+        static_cast<uint64_t>(HashKind::kSha256),
     };
     uint64_t h = 0xcbf29ce484222325ULL;
     for (uint64_t fact : kFacts) {

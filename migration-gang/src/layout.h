@@ -38,7 +38,13 @@ inline constexpr uint32_t kFeatureWays = 8;    // words of a feature's set: one 
 using Uuid = std::array<uint8_t, 16>;
 using Seed = std::array<uint8_t, 16>;
 
-enum class HashKind : uint32_t { kInvalid = 0, kXxh3_128 = 1 };
+// What names a content; the numbers travel in the greeting.  From the weakest to
+// the strongest.
+enum class HashKind : uint32_t { kInvalid = 0, kXxh3_128 = 1, kSha256 = 2 };
+
+constexpr bool IsKnown(HashKind kind) {
+    return kind == HashKind::kXxh3_128 || kind == HashKind::kSha256;
+}
 
 struct SegmentHeader {
     uint64_t magic;

@@ -68,7 +68,7 @@ Status Segment::Map(int fd, uint64_t magic, size_t header_size) {
     if (size < header_size) {
         return {Code::kInvalid, "the shared segment is smaller than its header"};
     }
-    void *p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *p = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED) {
         return Status::System("mapping a shared segment", errno);
     }
@@ -96,6 +96,13 @@ Status Segment::Map(int fd, uint64_t magic, size_t header_size) {
         return {Code::kInvalid, "the shared segment's size disagrees with its header"};
     }
     *this = std::move(mapped);
+    return Status::Ok();
+}
+
+Status Segment::AllowWrites(uint64_t size) {
+    if (size > size_ || mprotect(data_, size, PROT_READ | PROT_WRITE) != 0) {
+        return Status::System("making a shared segment writable", size > size_ ? EINVAL : errno);
+    }
     return Status::Ok();
 }
 

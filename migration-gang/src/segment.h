@@ -30,9 +30,11 @@ class Segment {
     Segment(const Segment &) = delete;
     Segment &operator=(const Segment &) = delete;
 
-    // Maps all of `fd` (which stays the caller's) and checks what a peer could
-    // have got wrong: seals, size, magic, layout version and signature.
+    // Maps all of `fd` (which stays the caller's) read-only and checks what a peer
+    // could have got wrong: seals, size, magic, layout version and signature.
     Status Map(int fd, uint64_t magic, size_t header_size);
+    // Makes the first `size` bytes, whole pages, writable.
+    Status AllowWrites(uint64_t size);
 
     uint8_t *data() const { return data_; }
     uint64_t size() const { return size_; }
@@ -44,8 +46,8 @@ class Segment {
 
 // One read of a word that another process may write meanwhile: what is checked is
 // what is used.
-inline uint64_t ReadOnce(const uint64_t &word) {
-    return static_cast<const volatile uint64_t &>(word);
+template <typename T> inline T ReadOnce(const T &word) {
+    return static_cast<const volatile T &>(word);
 }
 
 // Fills the header of a new segment.

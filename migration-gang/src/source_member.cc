@@ -9,6 +9,7 @@
 
 #include <chrono>
 
+#include "control_message.h"
 #include "scan.h"
 
 namespace gang {
@@ -85,6 +86,12 @@ Status SourceMember::ReturnMessage(const uint8_t *message, size_t size) {
     if (!status.ok()) {
         return status;
     }
+    if (config_.hash_kind != HashKind::kInvalid && config_.hash_kind != greeting.hash_kind) {
+        return {Code::kIncompatible,
+                "the gang at the destination has the hash " + HashKindText(greeting.hash_kind) +
+                    ", this VM was told to ask for " + HashKindText(config_.hash_kind) +
+                    ": give gang-migrate-incoming the same gang-hash"};
+    }
     std::lock_guard lock(mutex_);
     if (greeted_) {
         return {Code::kInvalid, "the destination greeted twice"};
@@ -120,7 +127,8 @@ Status SourceMember::OpenDirectory() {
         return status;
     }
     if (directory_->header().store_uuid != greeting_.store ||
-        directory_->header().seed != greeting_.seed || directory_->slots() > greeting_.slots) {
+        directory_->header().seed != greeting_.seed ||
+        directory_->hash_kind() != greeting_.hash_kind || directory_->slots() > greeting_.slots) {
         directory_.reset();
         return {Code::kInvalid, "the coordinator gave the directory of another store"};
     }
@@ -208,6 +216,7 @@ Status SourceMember::Encode(uint32_t channel, const char *id, void *block, const
     if (!c.encoder) {
         EncoderOptions options = config_.encoder;
         options.seed = greeting_.seed;
+        options.hash_kind = greeting_.hash_kind;
         Status status = Encoder::Create(directory_.get(), stalls_.get(), grant_.index, channel,
                                         options, &c.encoder);
         if (!status.ok()) {

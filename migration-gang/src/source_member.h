@@ -30,6 +30,7 @@ struct SourceMemberConfig {
     uint64_t ram_pages = 0;
     EncoderOptions encoder;
     uint64_t cache_bytes = 0; // for pages' last versions; 0: no deltas against them
+    HashKind hash_kind = HashKind::kInvalid; // that the destination must have; kInvalid: any
 };
 
 // The way of a member:
@@ -51,6 +52,8 @@ class SourceMember {
     Status ReturnMessage(const uint8_t *message, size_t size);
     // Any thread.
     bool greeted() const { return greeted_.load(std::memory_order_acquire); }
+    // kInvalid before the greeting.  Any thread.
+    HashKind hash_kind() const { return greeted() ? greeting_.hash_kind : HashKind::kInvalid; }
 
     // Migration thread: waits at most timeout_ms.
     Status Advance(int timeout_ms, Step *step);

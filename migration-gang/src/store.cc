@@ -39,8 +39,8 @@ Status Store::Create(uint64_t slots, HashKind hash_kind, int *fd) {
     if (slots == 0 || slots > UINT32_MAX - kChunkSlots) {
         return {Code::kInvalid, "a store needs between 1 slot and 16 TiB; check --store-size"};
     }
-    if (hash_kind != HashKind::kXxh3_128) {
-        return {Code::kIncompatible, "unknown hash kind: this build knows xxh3-128"};
+    if (!IsKnown(hash_kind)) {
+        return {Code::kIncompatible, "unknown hash kind: this build knows xxh3-128 and sha256"};
     }
     const uint64_t size = SizeFor(slots);
     int f;
@@ -74,7 +74,7 @@ Status Store::Create(uint64_t slots, HashKind hash_kind, int *fd) {
     return Status::Ok();
 }
 
-Status Store::Open(int fd, std::unique_ptr<Store> *out) {
+Status Store::Open(int fd, std::unique_ptr<Store> *out, Access access) {
     Segment segment;
     Status status = segment.Map(fd, kStoreMagic, sizeof(StoreHeader));
     if (!status.ok()) {
@@ -87,8 +87,16 @@ Status Store::Open(int fd, std::unique_ptr<Store> *out) {
         data_off != DataOff(slots) || SizeFor(slots) != size) {
         return {Code::kInvalid, "the store's header makes no sense"};
     }
-    if (h->hash_kind != static_cast<uint32_t>(HashKind::kXxh3_128)) {
+    const HashKind hash_kind = static_cast<HashKind>(ReadOnce(h->hash_kind));
+    if (!IsKnown(hash_kind)) {
         return {Code::kIncompatible, "the store uses a hash this build does not know"};
+    }
+    // The pages are written through the descriptor: no stray pointer reaches them.
+    if (access == Access::kMember) {
+        status = segment.AllowWrites(data_off);
+        if (!status.ok()) {
+            return status;
+        }
     }
     std::unique_ptr<Store> s(new Store());
     s->header_ = h;
@@ -97,8 +105,8 @@ Status Store::Open(int fd, std::unique_ptr<Store> *out) {
     s->slots_ = slots;
     s->uuid_ = h->uuid;
     s->seed_ = h->seed;
-    s->hash_kind_ = HashKind::kXxh3_128;
-    s->hasher_ = Hasher(s->seed_);
+    s->hash_kind_ = hash_kind;
+    s->hasher_ = Hasher(s->seed_, hash_kind);
     s->segment_ = std::move(segment);
     s->data_off_ = data_off;
     s->fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);

@@ -26,8 +26,10 @@ class Store {
     // A new store with a random uuid and hash seed (getrandom).  Pages are
     // taken from the host only when slots are filled.  The caller owns *fd.
     static Status Create(uint64_t slots, HashKind hash_kind, int *fd);
-    // Maps and checks; `fd` stays the caller's.
-    static Status Open(int fd, std::unique_ptr<Store> *out);
+    // Maps and checks; `fd` stays the caller's.  No access lets the mapping of the
+    // pages be written; kObserver none of it at all: no Put().
+    enum class Access { kMember, kObserver };
+    static Status Open(int fd, std::unique_ptr<Store> *out, Access access = Access::kMember);
     ~Store();
 
     // Copies `count` (<= kMaxPut) pages into the slots from `slot` on and says
@@ -59,7 +61,7 @@ class Store {
     uint64_t data_off_ = 0;
     StoreHeader *header_ = nullptr;
     SlotMeta *meta_ = nullptr;
-    uint8_t *data_ = nullptr;
+    const uint8_t *data_ = nullptr;
     uint64_t slots_ = 0;
     Uuid uuid_{};
     Seed seed_{};

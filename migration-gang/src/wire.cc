@@ -103,6 +103,16 @@ Status ParsePacketHeader(const uint8_t in[kPacketHeaderSize], PacketHeader *h) {
     return Status::Ok();
 }
 
+void StoreDigestMore(uint64_t digest, uint8_t *out, size_t size) {
+    if (size) {
+        PutBe<uint64_t>(out, digest);
+    }
+}
+
+uint64_t ParseDigestMore(const uint8_t *in, size_t size) {
+    return size ? GetBe<uint64_t>(in) : 0;
+}
+
 void StoreGreeting(const Greeting &g, uint8_t out[kGreetingSize]) {
     memset(out, 0, kGreetingSize);
     PutBe<uint16_t>(out, static_cast<uint16_t>(ReturnMessage::kGreeting));
@@ -139,12 +149,12 @@ Status ParseGreeting(const uint8_t *in, size_t size, Greeting *g) {
                                          std::to_string(g->page_size) + " bytes, here they have " +
                                          std::to_string(kPageSize)};
     }
-    if (hash_kind != static_cast<uint32_t>(HashKind::kXxh3_128)) {
+    if (!IsKnown(static_cast<HashKind>(hash_kind))) {
         return {Code::kIncompatible,
                 "the destination's gang store uses hash kind " + std::to_string(hash_kind) +
                     ", which this QEMU does not know"};
     }
-    g->hash_kind = HashKind::kXxh3_128;
+    g->hash_kind = static_cast<HashKind>(hash_kind);
     if (!AllZero(in + 12, 4) || g->slots > UINT32_MAX) {
         return {Code::kInvalid, "malformed greeting from the destination"};
     }

@@ -27,7 +27,8 @@ inline constexpr size_t kMaxBlockId = 255;
 // A description of one page is at most a tag, a run length, three 64-bit
 // varints (page, slot, base) and a mask.
 inline constexpr size_t kMaxOpSize = 1 + 2 + 10 + 10 + 10 + 8;
-inline constexpr size_t kMaxMetadata = 1 + kMaxBlockId + kMaxPacketPages * kMaxOpSize;
+inline constexpr size_t kMaxDigestMore = 8; // the digest's second half; see Hasher
+inline constexpr size_t kMaxMetadata = kMaxDigestMore + 1 + kMaxBlockId + kMaxPacketPages * kMaxOpSize;
 static_assert(kMaxMetadata <= UINT16_MAX);
 
 enum class PageKind : uint8_t {
@@ -80,6 +81,10 @@ struct PacketHeader {
 
 void StorePacketHeader(const PacketHeader &h, uint8_t out[kPacketHeaderSize]);
 Status ParsePacketHeader(const uint8_t in[kPacketHeaderSize], PacketHeader *h);
+
+// The digest's second half, before the descriptions; `size` is Hasher::digest_more().
+void StoreDigestMore(uint64_t digest, uint8_t *out, size_t size);
+uint64_t ParseDigestMore(const uint8_t *in, size_t size);
 
 struct Greeting {
     uint16_t version = kWireVersion;

@@ -28,6 +28,14 @@ static struct {
     GangStats stats;
 } gang_last;
 
+/* A GangHashKind: of the last gang-migrate or gang-migrate-incoming. */
+static int gang_hash_kind = GANG_HASH_BY_ANY;
+
+int migration_gang_hash(void)
+{
+    return gang_hash_kind;
+}
+
 /* ------------------------------------------------------------ parameters */
 
 static const struct {
@@ -194,6 +202,7 @@ typedef struct {
     char *id;
     char *socket;
     uint16_t members;
+    int hash;
 } GangSettings;
 
 static void gang_settings_save(GangSettings *old)
@@ -206,6 +215,7 @@ static void gang_settings_save(GangSettings *old)
     old->id = g_strdup(s->parameters.gang_id);
     old->socket = g_strdup(s->parameters.gang_socket);
     old->members = s->parameters.gang_members;
+    old->hash = gang_hash_kind;
 }
 
 /* Takes over the strings of @old. */
@@ -221,6 +231,7 @@ static void gang_settings_restore(GangSettings *old)
     g_free(s->parameters.gang_socket);
     s->parameters.gang_socket = g_steal_pointer(&old->socket);
     s->parameters.gang_members = old->members;
+    gang_hash_kind = old->hash;
 }
 
 static void gang_settings_clear(GangSettings *old)
@@ -231,7 +242,7 @@ static void gang_settings_clear(GangSettings *old)
 
 static bool gang_settings_apply(const char *gang_id, const char *gang_socket,
                                 bool has_members, uint16_t members,
-                                Error **errp)
+                                bool has_hash, GangHash hash, Error **errp)
 {
     ERRP_GUARD();
     MigrateSetParameters params = {
@@ -248,6 +259,9 @@ static bool gang_settings_apply(const char *gang_id, const char *gang_socket,
                    "together the same id");
         return false;
     }
+    gang_hash_kind = !has_hash                   ? GANG_HASH_BY_ANY
+                     : hash == GANG_HASH_SHA256 ? GANG_HASH_BY_SHA256
+                                                 : GANG_HASH_BY_XXH3;
     /* Before the capabilities: the messages here say more. */
     qmp_migrate_set_parameters(&params, errp);
     return !*errp && gang_set_caps(true, true, errp);
@@ -256,7 +270,8 @@ static bool gang_settings_apply(const char *gang_id, const char *gang_socket,
 void qmp_gang_migrate(const char *uri, bool has_channels,
                       MigrationChannelList *channels, const char *gang_id,
                       const char *gang_socket, bool has_gang_members,
-                      uint16_t gang_members, Error **errp)
+                      uint16_t gang_members, bool has_gang_hash,
+                      GangHash gang_hash, Error **errp)
 {
     ERRP_GUARD();
     GangSettings old = {};
@@ -267,7 +282,7 @@ void qmp_gang_migrate(const char *uri, bool has_channels,
     }
     gang_settings_save(&old);
     if (gang_settings_apply(gang_id, gang_socket, has_gang_members,
-                            gang_members, errp)) {
+                            gang_members, has_gang_hash, gang_hash, errp)) {
         qmp_migrate(uri, has_channels, channels, false, false, false, false,
                     errp);
     }
@@ -281,13 +296,15 @@ void qmp_gang_migrate_incoming(const char *uri, bool has_channels,
                                MigrationChannelList *channels,
                                const char *gang_id, const char *gang_socket,
                                bool has_exit_on_error, bool exit_on_error,
+                               bool has_gang_hash, GangHash gang_hash,
                                Error **errp)
 {
     ERRP_GUARD();
     GangSettings old = {};
 
     gang_settings_save(&old);
-    if (gang_settings_apply(gang_id, gang_socket, false, 0, errp)) {
+    if (gang_settings_apply(gang_id, gang_socket, false, 0, has_gang_hash,
+                            gang_hash, errp)) {
         qmp_migrate_incoming(uri, has_channels, channels, has_exit_on_error,
                              exit_on_error, errp);
     }
@@ -337,6 +354,7 @@ GangInfo *qmp_query_gang(Error **errp)
         stats.phase = "none";
     }
     info->phase = g_strdup(stats.phase);
+    info->hash = g_strdup(stats.hash ? stats.hash : "");
     info->directory = stats.directory;
     info->member_index = stats.member_index;
     info->joined = stats.joined;
@@ -395,7 +413,8 @@ void hmp_gang_migrate(Monitor *mon, const QDict *qdict)
                      qdict_get_str(qdict, "gang-id"),
                      qdict_get_try_str(qdict, "gang-socket"),
                      qdict_haskey(qdict, "gang-members"),
-                     qdict_get_try_int(qdict, "gang-members", 1), &err);
+                     qdict_get_try_int(qdict, "gang-members", 1), false, 0,
+                     &err);
     hmp_handle_error(mon, err);
 }
 
@@ -406,7 +425,7 @@ void hmp_gang_migrate_incoming(Monitor *mon, const QDict *qdict)
     qmp_gang_migrate_incoming(qdict_get_str(qdict, "uri"), false, NULL,
                               qdict_get_str(qdict, "gang-id"),
                               qdict_get_try_str(qdict, "gang-socket"),
-                              true, false, &err);
+                              true, false, false, 0, &err);
     hmp_handle_error(mon, err);
 }
 
@@ -420,6 +439,7 @@ void hmp_info_gang(Monitor *mon, const QDict *qdict)
     }
     monitor_printf(mon, "gang-id: '%s'\n", info->gang_id);
     monitor_printf(mon, "phase: %s\n", info->phase);
+    monitor_printf(mon, "hash: %s\n", info->hash);
     if (info->role == GANG_ROLE_SOURCE) {
         monitor_printf(mon, "de-duplication: %s\n",
                        info->directory ? "on" : "off (no directory)");

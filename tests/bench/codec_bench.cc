@@ -16,9 +16,9 @@ constexpr size_t kPacket = 128; // QEMU's default: 512 KiB a packet
 // A gang whose member 0 has published all of DistinctPages(), confirmed.
 class SharedPages {
   public:
-    explicit SharedPages(benchmark::State &state)
+    explicit SharedPages(benchmark::State &state, HashKind kind)
         : memory(DistinctPages()), offsets(memory.offsets()),
-          gang(memory.pages() + kChunkSlots, 4 * memory.pages()), packets(memory.pages() / kPacket) {
+          gang(memory.pages() + kChunkSlots, 4 * memory.pages(), 0, kind), packets(memory.pages() / kPacket) {
         publisher = gang.AddMember();
         member = gang.AddMember();
         for (int i = 0; i < 2; i++) {
@@ -55,8 +55,8 @@ class SharedPages {
     bool ok = false;
 };
 
-void BM_EncodeDuplicates(benchmark::State &state) {
-    SharedPages shared(state);
+void EncodeDuplicates(benchmark::State &state, HashKind kind) {
+    SharedPages shared(state, kind);
     std::unique_ptr<Encoder> encoder;
     if (!shared.ok || Failed(state, Encoder::Create(shared.gang.directory.get(), nullptr,
                                                     shared.member, 0, {}, &encoder))) {
@@ -73,10 +73,15 @@ void BM_EncodeDuplicates(benchmark::State &state) {
     }
     state.SetBytesProcessed(state.iterations() * int64_t{kPacket * kPageSize});
 }
+void BM_EncodeDuplicates(benchmark::State &state) { EncodeDuplicates(state, HashKind::kXxh3_128); }
+void BM_EncodeDuplicatesSha256(benchmark::State &state) {
+    EncodeDuplicates(state, HashKind::kSha256);
+}
 BENCHMARK(BM_EncodeDuplicates);
+BENCHMARK(BM_EncodeDuplicatesSha256);
 
-void BM_ApplyReferences(benchmark::State &state) {
-    SharedPages shared(state);
+void ApplyReferences(benchmark::State &state, HashKind kind) {
+    SharedPages shared(state, kind);
     std::unique_ptr<Encoder> encoder;
     std::unique_ptr<Decoder> decoder;
     if (!shared.ok ||
@@ -124,7 +129,12 @@ void BM_ApplyReferences(benchmark::State &state) {
     }
     state.SetBytesProcessed(state.iterations() * int64_t{kPacket * kPageSize});
 }
+void BM_ApplyReferences(benchmark::State &state) { ApplyReferences(state, HashKind::kXxh3_128); }
+void BM_ApplyReferencesSha256(benchmark::State &state) {
+    ApplyReferences(state, HashKind::kSha256);
+}
 BENCHMARK(BM_ApplyReferences);
+BENCHMARK(BM_ApplyReferencesSha256);
 
 // Pages that nobody else has: raw, and zstd at its level.
 void BM_EncodeLiterals(benchmark::State &state) {

@@ -11,9 +11,9 @@
 namespace gang::bench {
 namespace {
 
-void BM_HashFromDram(benchmark::State &state) {
+void HashFromDram(benchmark::State &state, HashKind kind) {
     const test::GuestMemory &memory = DistinctPages();
-    Hasher hasher(Seed{1, 2, 3});
+    Hasher hasher(Seed{1, 2, 3}, kind);
     size_t i = 0;
     for (auto _ : state) {
         benchmark::DoNotOptimize(hasher(memory.page(i), kPageSize));
@@ -21,7 +21,10 @@ void BM_HashFromDram(benchmark::State &state) {
     }
     state.SetBytesProcessed(state.iterations() * int64_t{kPageSize});
 }
+void BM_HashFromDram(benchmark::State &state) { HashFromDram(state, HashKind::kXxh3_128); }
+void BM_Sha256FromDram(benchmark::State &state) { HashFromDram(state, HashKind::kSha256); }
 BENCHMARK(BM_HashFromDram);
+BENCHMARK(BM_Sha256FromDram);
 
 void BM_HashFromCache(benchmark::State &state) {
     const test::GuestMemory &memory = DistinctPages();
@@ -35,10 +38,10 @@ BENCHMARK(BM_HashFromCache);
 
 // Argument: GiB of RAM the whole gang has, which is what the directory's size
 // follows; its buckets are not in any cache.
-void BM_Scan(benchmark::State &state) {
+void Scan(benchmark::State &state, HashKind kind) {
     const test::GuestMemory &memory = DistinctPages();
     const std::vector<uint64_t> offsets = memory.offsets();
-    test::Gang gang(1024, static_cast<uint64_t>(state.range(0)) << 18);
+    test::Gang gang(1024, static_cast<uint64_t>(state.range(0)) << 18, 0, kind);
     const uint32_t member = gang.AddMember();
     // The directory's own first-touch faults are not what is measured.
     ScanPages(gang.directory.get(), member, memory.data(), offsets.data(), offsets.size(), IsZero, true);
@@ -48,6 +51,9 @@ void BM_Scan(benchmark::State &state) {
     }
     state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(memory.bytes()));
 }
+void BM_Scan(benchmark::State &state) { Scan(state, HashKind::kXxh3_128); }
+void BM_ScanSha256(benchmark::State &state) { Scan(state, HashKind::kSha256); }
+BENCHMARK(BM_ScanSha256)->Arg(4)->Unit(benchmark::kMillisecond);
 BENCHMARK(BM_Scan)->Arg(4)->Arg(32)->Unit(benchmark::kMillisecond);
 
 } // namespace

@@ -14,8 +14,8 @@ using namespace test;
 // A destination in the state in which the packet under test arrives: slots
 // 0..2 hold published pages of another member, slot 3 and up are empty.
 struct Scene {
-    explicit Scene(const EncoderOptions &options)
-        : gang(256, 256), a(gang, 3, options), b(gang, 6, options) {
+    explicit Scene(const EncoderOptions &options, HashKind hash_kind = HashKind::kXxh3_128)
+        : gang(256, 256, 0, hash_kind), a(gang, 3, options), b(gang, 6, options) {
         a.Fill({11, 12, 13});
         b.Fill({0, 12, 13, 21, 30, 31});
         a.Scan();
@@ -70,6 +70,42 @@ TEST_P(Tamper, Invariant5_EveryFlippedBitOfTheHeaderIsNoticed) {
         scene.good[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
         EXPECT_FALSE(scene.b.Send(scene.good).ok()) << "bit " << bit;
         EXPECT_TRUE(scene.StoreKeepsTheOthersPages());
+    }
+}
+
+// Both halves of it, though the checksum fits.
+TEST_P(Tamper, Invariant3_EveryFlippedBitOfASha256DigestIsNoticed) {
+    const size_t first = 24, second = kPacketHeaderSize;
+    for (size_t bit = 0; bit < 128; bit++) {
+        Scene scene(options(), HashKind::kSha256);
+        scene.good[(bit < 64 ? first : second - 8) + bit / 8] ^=
+            static_cast<uint8_t>(1 << bit % 8);
+        FixCheck(&scene.good, scene.gang.store->hasher());
+        EXPECT_EQ(scene.b.Send(scene.good).code(), Code::kCorrupt) << "bit " << bit;
+        EXPECT_TRUE(scene.StoreKeepsTheOthersPages());
+    }
+    Scene scene(options(), HashKind::kSha256);
+    GANG_OK(scene.b.Send(scene.good));
+    EXPECT_EQ(scene.b.Kinds(), "zrrpll");
+    EXPECT_TRUE(scene.b.Identical());
+}
+
+// A source that believes in another hash than the store has is refused, whatever
+// its packet describes.
+TEST_P(Tamper, Invariant5_APacketOfAnotherHashKindIsRefused) {
+    for (HashKind of_store : {HashKind::kXxh3_128, HashKind::kSha256}) {
+        const HashKind other =
+            of_store == HashKind::kSha256 ? HashKind::kXxh3_128 : HashKind::kSha256;
+        for (uint64_t content : {uint64_t{7}, uint64_t{0}}) { // literal, zero
+            Gang gang(256, 256, 0, of_store);
+            TestVm vm(gang, nullptr, 4, options());
+            vm.Fill({content, content, content, content});
+            EncoderOptions wrong = options();
+            wrong.seed = gang.store->seed();
+            wrong.hash_kind = other;
+            GANG_OK(Encoder::Create(nullptr, nullptr, vm.member, 0, wrong, &vm.encoder));
+            EXPECT_FALSE(vm.Send(vm.EncodeAll()).ok());
+        }
     }
 }
 

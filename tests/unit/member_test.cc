@@ -38,7 +38,7 @@ struct Hosts {
 class Vm {
   public:
     Vm(const Hosts &hosts, const std::string &name, uint32_t members, bool compress = false,
-       uint32_t channels = 2)
+       uint32_t channels = 2, GangHashKind hash = GANG_HASH_BY_ANY)
         : from(kPages), to(kPages) {
         GangSourceConfig config = {};
         config.socket = hosts.source.socket.c_str();
@@ -52,7 +52,7 @@ class Vm {
         config.level = 1;
         source = gang_source_new(&config, error.out());
         EXPECT_NE(source, nullptr) << error.text();
-        destination = gang_destination_new(hosts.destination.socket.c_str(), "web", name.c_str(),
+        destination = gang_destination_new(hosts.destination.socket.c_str(), "web", name.c_str(), hash,
                                            error.out());
         EXPECT_NE(destination, nullptr) << error.text();
     }
@@ -192,8 +192,8 @@ const std::vector<size_t> kAll = {0, 1, 2, 3, 4, 5, 6, 7};
 class Member : public testing::Test {
   protected:
     // Two members of one gang, with the same contents, ready to send.
-    void Start(bool compress = false) {
-        a_ = std::make_unique<Vm>(hosts_, "vm1", 2, compress);
+    void Start(bool compress = false, GangHashKind hash = GANG_HASH_BY_ANY) {
+        a_ = std::make_unique<Vm>(hosts_, "vm1", 2, compress, 2, hash);
         b_ = std::make_unique<Vm>(hosts_, "vm2", 2, compress);
         for (Vm *vm : {a_.get(), b_.get()}) {
             vm->Fill({1, 2, 3, 4, 5, 6, 7, 0});
@@ -234,6 +234,47 @@ TEST_F(Member, GoesFromGreetingToTheLastPage) {
         b_.reset();
         ASSERT_TRUE(Soon([&] { return hosts_.source.Status()["gangs"].empty(); }));
     }
+}
+
+// The first one asks for it, the second one and the sources learn it.
+TEST_F(Member, OfASha256GangGetsToTheLastPage) {
+    for (bool compress : {false, true}) {
+        Start(compress, GANG_HASH_BY_SHA256);
+        EXPECT_STREQ(a_->Stats().hash, "sha256");
+        EXPECT_STREQ(b_->Stats().hash, "sha256");
+        EXPECT_EQ(b_->Stats().scan_duplicate_pages, 7u);
+        ASSERT_TRUE(a_->Send(a_->Encode(kAll))) << a_->error.text();
+        ASSERT_TRUE(b_->Send(b_->Encode(kAll))) << b_->error.text();
+        EXPECT_TRUE(a_->Identical());
+        EXPECT_TRUE(b_->Identical());
+        EXPECT_EQ(a_->Stats().published_pages, 7u);
+        EXPECT_EQ(b_->Stats().referenced_pages, 7u);
+        a_.reset();
+        b_.reset();
+        ASSERT_TRUE(Soon([&] { return hosts_.source.Status()["gangs"].empty(); }));
+    }
+}
+
+// What the source was told to ask for is not given up for what a destination has.
+TEST_F(Member, ASourceRefusesAnotherHashThanItAskedFor) {
+    Vm vm(hosts_, "vm1", 1);
+    GangSourceConfig config = {};
+    config.socket = hosts_.source.socket.c_str();
+    config.gang = "web";
+    config.member = "vm2";
+    config.members = config.channels = 1;
+    config.ram_pages = Vm::kPages;
+    config.hash = GANG_HASH_BY_SHA256;
+    Error error;
+    GangSource *source = gang_source_new(&config, error.out());
+    ASSERT_NE(source, nullptr) << error.text();
+    uint8_t message[GANG_MAX_RETURN_MESSAGE];
+    const size_t size = gang_destination_greeting(vm.destination, message);
+    EXPECT_FALSE(gang_source_return_message(source, message, size, error.out()));
+    EXPECT_NE(error.text().find("has the hash xxh3-128"), std::string::npos) << error.text();
+    EXPECT_FALSE(gang_source_greeted(source));
+    gang_source_leave(source, GANG_FAILED);
+    gang_source_free(source);
 }
 
 TEST_F(Member, NothingHappensBeforeTheGreeting) {
@@ -395,6 +436,17 @@ TEST_F(Member, Invariant4_GangdThatDiesAtTheBarrierDoesNotTakeTheDirectoryAlong)
     EXPECT_EQ(b.Stats().referenced_pages, 3u);
 }
 
+// The second member of a gang, at the destination.
+TEST_F(Member, ADestinationRefusesAnotherHashThanItAskedFor) {
+    Vm vm(hosts_, "vm1", 1);
+    Error error;
+    EXPECT_EQ(gang_destination_new(hosts_.destination.socket.c_str(), "web", "vm2",
+                                   GANG_HASH_BY_SHA256, error.out()),
+              nullptr);
+    EXPECT_NE(error.text().find("gang web has the hash xxh3-128, not sha256"), std::string::npos)
+        << error.text();
+}
+
 TEST(MemberConfig, MissingCoordinatorIsAnErrorThatNamesIt) {
     TempDir dir;
     const std::string socket = dir / "none";
@@ -406,7 +458,7 @@ TEST(MemberConfig, MissingCoordinatorIsAnErrorThatNamesIt) {
     Error error;
     EXPECT_EQ(gang_source_new(&config, error.out()), nullptr);
     EXPECT_NE(error.text().find(socket), std::string::npos) << error.text();
-    EXPECT_EQ(gang_destination_new(socket.c_str(), "web", "vm1", error.out()), nullptr);
+    EXPECT_EQ(gang_destination_new(socket.c_str(), "web", "vm1", GANG_HASH_BY_ANY, error.out()), nullptr);
     EXPECT_NE(error.text().find(socket), std::string::npos) << error.text();
 }
 

@@ -11,6 +11,8 @@
 
 #include <algorithm>
 
+#include "reference_sha256.h"
+
 namespace gang::reference {
 
 namespace {
@@ -74,27 +76,40 @@ class Reader {
 
 } // namespace
 
-ReferenceStore::ReferenceStore(uint64_t count, const uint8_t seed[16])
-    : slot_count(count), secret(192) {
+ReferenceStore::ReferenceStore(uint64_t count, const uint8_t seed[16], uint32_t hash_kind)
+    : slot_count(count), kind(hash_kind), key(seed, seed + 16), secret(192) {
+    Require(kind == 1 || kind == 2, "hash kind");
     XXH3_generateSecret(secret.data(), secret.size(), seed, 16);
 }
 
 Hash128 ReferenceStore::HashPage(const Bytes &page) const {
+    if (kind == 2) {
+        const Bytes tag = HmacSha256(key, page);
+        Hash128 hash;
+        for (size_t i = 8; i-- > 0;) {
+            hash.low = hash.low << 8 | tag[i];
+            hash.high = hash.high << 8 | tag[8 + i];
+        }
+        return {hash.low == 0 ? 1 : hash.low, hash.high == 0 ? 1 : hash.high};
+    }
     XXH128_hash_t h =
         XXH3_128bits_withSecret(page.data(), page.size(), secret.data(), secret.size());
     return {h.low64 == 0 ? 1 : h.low64, h.high64 == 0 ? 1 : h.high64};
 }
 
-uint64_t ReferenceStore::Digest(const std::vector<Hash128> &hashes) const {
+Hash128 ReferenceStore::Digest(const std::vector<Hash128> &hashes) const {
     if (hashes.empty()) {
-        return 0;
+        return {};
     }
     Bytes bytes;
     for (const Hash128 &hash : hashes) {
         LittleEndian(hash.low, &bytes);
         LittleEndian(hash.high, &bytes);
     }
-    return XXH3_64bits_withSecret(bytes.data(), bytes.size(), secret.data(), secret.size());
+    if (kind == 2) {
+        return HashPage(bytes);
+    }
+    return {XXH3_64bits_withSecret(bytes.data(), bytes.size(), secret.data(), secret.size()), 0};
 }
 
 uint32_t ReferenceStore::Check(const Bytes &metadata, const Bytes &compressed) const {
@@ -254,7 +269,7 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
     const uint64_t metadata_size = BigEndian(packet, 16, 2);
     const uint8_t version = packet[18], encoding = packet[19];
     const uint32_t number = static_cast<uint32_t>(BigEndian(packet, 20, 4));
-    const uint64_t digest = BigEndian(packet, 24, 8);
+    Hash128 digest = {BigEndian(packet, 24, 8), 0};
     const uint64_t pages = BigEndian(packet, 32, 2);
     const uint64_t delta_size = BigEndian(packet, 40, 4);
     Require(metadata_size >= 2, "metadata size is at least 2");
@@ -274,6 +289,11 @@ uint32_t ReferenceDecoder::Apply(const Bytes &packet) {
                           encoding == 1 ? Bytes(payload, packet.end())
                                         : Bytes(delta, packet.end())) == BigEndian(packet, 36, 4),
             "check");
+    if (store_->kind == 2) {
+        Require(metadata_size >= 8, "hash kind 2: the digest's second half");
+        digest.high = BigEndian(packet, kHeader, 8);
+        metadata += 8;
+    }
     const std::vector<Page> described = Descriptions(Bytes(metadata, payload), pages);
     size_t stream_size = 0, delta_pages = 0;
     for (const Page &page : described) {

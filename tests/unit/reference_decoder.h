@@ -38,13 +38,14 @@ struct ReferenceStore {
         Hash128 hash;
     };
 
-    ReferenceStore(uint64_t slot_count, const uint8_t seed[16]);
+    ReferenceStore(uint64_t slot_count, const uint8_t seed[16], uint32_t hash_kind = 1);
     Hash128 HashPage(const Bytes &page) const;
-    uint64_t Digest(const std::vector<Hash128> &hashes) const;
+    Hash128 Digest(const std::vector<Hash128> &hashes) const; // high: its second half, or 0
     uint32_t Check(const Bytes &metadata, const Bytes &compressed) const;
 
     uint64_t slot_count;
-    Bytes secret;
+    uint32_t kind; // as in the greeting
+    Bytes key, secret;
     std::map<uint64_t, Slot> slots;
 };
 

@@ -4,6 +4,8 @@
 // Pages that are like others: which are found, how they are coded, and that only
 // confirmed pages are coded against (invariant 2).
 
+#include <unistd.h>
+
 #include "test_vm.h"
 
 namespace gang {
@@ -177,7 +179,10 @@ TEST_P(Similar, Invariant3_AWrongByteInTheMirrorFailsTheMemberThatUsesIt) {
     GANG_OK(a->Send(a->EncodeAll()));
     // As a compromised member would: in all mirrored pages.
     for (uint32_t slot = 0; slot < 8; slot++) {
-        const_cast<uint8_t *>(gang_.directory->mirror(slot))[4095] ^= 1;
+        // Through the descriptor: the mapping cannot be written.
+        const uint8_t wrong = gang_.directory->mirror(slot)[4095] ^ 1;
+        const uint64_t at = gang_.directory->header().mirror_off + slot * kPageSize + 4095;
+        ASSERT_EQ(pwrite(gang_.directory_fd.get(), &wrong, 1, static_cast<off_t>(at)), 1);
     }
     Status status = b->Send(b->EncodeAll());
     EXPECT_TRUE(status.ok() ? b->Identical() : status.code() == Code::kCorrupt)

@@ -137,7 +137,7 @@ TEST_F(StoreTest, Invariant5_AHeaderThatMakesNoSenseIsRefused) {
     }
     EXPECT_EQ(OpenWith<uint32_t>(offsetof(StoreHeader, page_size), 8192), Code::kInvalid);
     EXPECT_EQ(OpenWith<uint32_t>(offsetof(StoreHeader, hash_kind), 0), Code::kIncompatible);
-    EXPECT_EQ(OpenWith<uint32_t>(offsetof(StoreHeader, hash_kind), 2), Code::kIncompatible);
+    EXPECT_EQ(OpenWith<uint32_t>(offsetof(StoreHeader, hash_kind), 3), Code::kIncompatible);
     EXPECT_EQ(OpenWith<uint64_t>(0, kDirectoryMagic), Code::kInvalid);
     EXPECT_EQ(OpenWith<uint64_t>(0, kStoreMagic), Code::kOk);
 }

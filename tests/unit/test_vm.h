@@ -30,6 +30,7 @@ class TestVm {
           channel_(channel) {
         EncoderOptions seeded = options;
         seeded.seed = gang.store->seed();
+        seeded.hash_kind = gang.store->hash_kind();
         Must(Encoder::Create(directory, stalls, member, channel, seeded, &encoder));
         Must(Decoder::Create(gang.store.get(), &decoder));
     }

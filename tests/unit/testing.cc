@@ -86,12 +86,13 @@ void Must(const Status &status) {
 }
 } // namespace
 
-Gang::Gang(uint64_t slots, uint64_t gang_pages, uint64_t mirror_pages) {
-    Must(Store::Create(slots, HashKind::kXxh3_128, store_fd.out()));
+Gang::Gang(uint64_t slots, uint64_t gang_pages, uint64_t mirror_pages, HashKind hash_kind) {
+    Must(Store::Create(slots, hash_kind, store_fd.out()));
     Must(Store::Open(store_fd.get(), &store));
     DirectoryConfig config;
     config.store_uuid = store->uuid();
     config.seed = store->seed();
+    config.hash_kind = hash_kind;
     config.gang_pages = gang_pages;
     config.store_slots = slots;
     config.mirror_pages = mirror_pages;

@@ -78,7 +78,8 @@ class GuestMemory {
 // A store and its directory, as two coordinators would have made them.
 struct Gang {
     // mirror_pages 0: no page is coded against another member's.
-    Gang(uint64_t slots, uint64_t gang_pages, uint64_t mirror_pages = 0);
+    Gang(uint64_t slots, uint64_t gang_pages, uint64_t mirror_pages = 0,
+         HashKind hash_kind = HashKind::kXxh3_128);
     uint32_t AddMember();
 
     Fd store_fd, directory_fd;

@@ -48,6 +48,8 @@ typedef struct GangStats {
     const char *phase;     /* static string: "greeting", "joining", "scanning",
                               "barrier", "migrating", "switchover", "completed",
                               "failed", "cancelled"; destination: "incoming" */
+    const char *hash;      /* static string: what names a content in this gang,
+                              "xxh3-128" or "sha256"; "" before the greeting */
     bool directory;        /* source: de-duplication is possible */
     uint32_t member_index;
     uint32_t joined;       /* members that came before the directory was made */
@@ -75,6 +77,16 @@ typedef struct GangStats {
     uint64_t store_slots;
     uint64_t store_slots_used;
 } GangStats;
+
+/*
+ * What names a page's content inside a gang; the store at the destination has it.
+ * ANY at the first destination member: what gangd is configured with.
+ */
+typedef enum GangHashKind {
+    GANG_HASH_BY_ANY = 0,
+    GANG_HASH_BY_XXH3 = 1,   /* keyed, fast: for members that trust each other */
+    GANG_HASH_BY_SHA256 = 2, /* HMAC-SHA-256 */
+} GangHashKind;
 
 /* buffer_is_zero() or its like; any thread. */
 typedef bool GangIsZero(const void *page, size_t size);
@@ -106,6 +118,7 @@ typedef struct GangSourceConfig {
     GangDedupKind dedup;
     uint64_t cache_bytes; /* for last versions of pages that are sent again; 0 when
                              zero pages may travel outside of gang packets */
+    GangHashKind hash;    /* another kind at the destination: no migration */
 } GangSourceConfig;
 
 /*
@@ -220,9 +233,13 @@ GANG_API void gang_source_stats(const GangSource *source, GangStats *stats);
 
 /* ------------------------------------------------------------- destination */
 
-/* Connects to gangd and maps the gang's store; waits 5 s at most. */
+/*
+ * Connects to gangd and maps the gang's store; waits 5 s at most.  Fails if the
+ * store's hash is another than `hash`.
+ */
 GANG_API GangDestination *gang_destination_new(const char *socket, const char *gang,
-                                               const char *member, char **error);
+                                               const char *member, GangHashKind hash,
+                                               char **error);
 /* As gang_source_leave() and gang_source_free(). */
 GANG_API void gang_destination_leave(GangDestination *destination, GangResult result);
 GANG_API void gang_destination_free(GangDestination *destination);
