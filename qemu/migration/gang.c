@@ -337,6 +337,7 @@ bool migration_gang_source_prepare(Error **errp)
         gang_error(errp, message);
         return false;
     }
+    migration_gang_rates_reset();
     trace_migration_gang_source_prepare(config.gang, member, config.members,
                                         config.ram_pages);
     return true;
@@ -512,6 +513,7 @@ static bool gang_deferred_pages_ready(uint64_t deferred)
 MigGangStep migration_gang_iterate(MigrationState *s)
 {
     uint64_t remaining = ram_bytes_remaining(), deferred;
+    GangRates rates;
 
     if (!gang_out.source) {
         return MIG_GANG_READY;
@@ -522,6 +524,8 @@ MigGangStep migration_gang_iterate(MigrationState *s)
     gang_source_set_progress(gang_out.source, false,
                              remaining / GANG_PAGE_SIZE,
                              stat64_get(&mig_stats.dirty_sync_count));
+    migration_gang_rates(&rates);
+    gang_source_set_rates(gang_out.source, &rates);
 
     /*
      * A packet of references is a hundred bytes and half a MiB of work: the
