@@ -81,6 +81,12 @@ int main(int argc, char **argv) {
     }
     {
         gangd::Server server(options.server, std::move(listener));
+        if (!options.metrics.empty()) {
+            if (status = server.ServeMetrics(options.metrics); !status.ok()) {
+                spdlog::critical("{}", status.message());
+                return 1;
+            }
+        }
         sd_notify(0, "READY=1");
         g_main_loop_run(loop);
         sd_notify(0, "STOPPING=1");

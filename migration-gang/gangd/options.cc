@@ -101,6 +101,9 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     app.add_option("--max-ram", max_ram,
                    "Most RAM one VM may have (default: twice the host's memory)")
         ->transform(Bytes());
+    app.add_option("--metrics", options->metrics,
+                   "Serve figures for Prometheus at this unix socket's path, or at\n"
+                   "127.0.0.1:PORT or [::1]:PORT (default: nowhere)");
     app.add_option("--log-level", options->log_level, "debug, info, warning or error")
         ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
         ->capture_default_str();

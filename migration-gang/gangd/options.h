@@ -16,6 +16,7 @@ namespace gangd {
 struct Options {
     std::string socket;
     std::string log_level;
+    std::string metrics; // where figures are served; empty: nowhere
     ServerConfig server;
 };
 
