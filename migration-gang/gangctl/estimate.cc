@@ -144,6 +144,9 @@ class Estimation {
                                        {"level", plan_.level}},
                                       &ignored);
             vm->status = status.ok() ? "scanning" : "none";
+            if (!status.ok()) { // it may not have taken the descriptor
+                (void)vm->qmp->Execute("closefd", {{"fdname", kFdName}}, &ignored);
+            }
         }
         return status;
     }

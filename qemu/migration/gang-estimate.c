@@ -15,6 +15,7 @@
 #include <gang/gang.h>
 #include <sys/mman.h>
 #include "qemu/bitmap.h"
+#include "qemu/cutils.h"
 #include "qemu/rcu.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
@@ -82,7 +83,7 @@ static bool estimate_discarded(RAMBlock *block, uint64_t page)
 /*
  * To read a huge page that is not there would allocate it.  Small ones of
  * private memory cost nothing (the kernel maps its page of zeros), and holes
- * of shared memory are found by migration_gang_find_hole().
+ * of shared memory are found by estimate_find_holes().
  */
 static bool estimate_absent(RAMBlock *block, uint64_t offset)
 {
@@ -91,6 +92,83 @@ static bool estimate_absent(RAMBlock *block, uint64_t offset)
     return qemu_ram_pagesize(block) > qemu_real_host_page_size() &&
            mincore(block->host + offset, qemu_real_host_page_size(),
                    &in_core) == 0 && !(in_core & 1);
+}
+
+/*
+ * The pages of the thread's batch, in order, and which of them are in holes of
+ * the file that is mapped there.  A stretch of the file that is all data, or all
+ * hole, is looked for once.  The migration itself only finds holes that a
+ * packet begins with; here nobody is going to need the memory afterwards.
+ */
+static __thread struct {
+    const uint8_t *host;
+    const uint64_t *offsets;
+    size_t n, next;
+    bool hole[ESTIMATE_BATCH];
+    int fd;
+    bool is_hole;      /* of the stretch */
+    off_t start, end;
+} batch;
+
+static bool estimate_in_hole(int fd, off_t offset)
+{
+    if (fd != batch.fd || offset < batch.start || offset >= batch.end) {
+        off_t data = lseek(fd, offset, SEEK_DATA);
+
+        batch.fd = fd;
+        batch.start = offset;
+        batch.is_hole = data < 0 ? errno == ENXIO : data > offset;
+        if (batch.is_hole) {
+            batch.end = data < 0 ? INT64_MAX : data;
+        } else {
+            batch.end = lseek(fd, offset, SEEK_HOLE);
+        }
+    }
+    return batch.is_hole;
+}
+
+/* As in migration_gang_find_hole(), read() has the last word. */
+static void estimate_find_holes(RAMBlock *block, const uint64_t *offsets,
+                                size_t n)
+{
+    uint8_t content[16 * GANG_PAGE_SIZE];
+    int fd = migration_gang_file(block);
+
+    batch.host = block->host;
+    batch.offsets = offsets;
+    batch.n = n;
+    batch.next = 0;
+    memset(batch.hole, 0, sizeof(batch.hole));
+    for (size_t i = 0, run; fd >= 0 && i < n; i += run) {
+        off_t offset = block->fd_offset + offsets[i];
+        size_t bytes;
+
+        run = 1;
+        if (!estimate_in_hole(fd, offset)) {
+            continue;
+        }
+        while (i + run < n && run < 16 &&
+               offsets[i + run] == offsets[i] + run * GANG_PAGE_SIZE &&
+               offset + run * GANG_PAGE_SIZE < batch.end) {
+            run++;
+        }
+        bytes = run * GANG_PAGE_SIZE;
+        if (pread(fd, content, bytes, offset) == bytes &&
+            buffer_is_zero(content, bytes)) {
+            memset(batch.hole + i, true, run);
+        }
+    }
+}
+
+/* Asked for the batch's pages in their order. */
+static bool estimate_is_zero(const void *page, size_t size)
+{
+    while (batch.next < batch.n &&
+           batch.host + batch.offsets[batch.next] != page) {
+        batch.next++;
+    }
+    return (batch.next < batch.n && batch.hole[batch.next]) ||
+           buffer_is_zero(page, size);
 }
 
 static size_t estimate_batch(RAMBlock *block, uint64_t *page, uint64_t end,
@@ -130,16 +208,13 @@ static bool estimate_range(RAMBlock *block, uint64_t *page, uint64_t end,
         uint64_t offsets[ESTIMATE_BATCH];
         size_t n = estimate_batch(block, page, end, offsets);
 
-        if (n) {
-            migration_gang_find_hole(block, offsets[0],
-                                     offsets[n - 1] + GANG_PAGE_SIZE);
-        }
+        estimate_find_holes(block, offsets, n);
         if (n && !est.code) {
             gang_estimate_scan(est.estimate, block->host, offsets, n,
-                               migration_gang_is_zero);
+                               estimate_is_zero);
         } else if (n && !gang_estimate_code(est.estimate, block->idstr, block,
                                             block->host, offsets, n,
-                                            migration_gang_is_zero,
+                                            estimate_is_zero,
                                             &est.message)) {
             return false;
         }
@@ -169,6 +244,8 @@ static bool estimate_slice(EstimatePlace *place)
     int64_t until = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ESTIMATE_SLICE_MS;
     unsigned nth = 0;
     RAMBlock *block;
+
+    batch.start = batch.end = 0; /* look at the file anew */
 
     RCU_READ_LOCK_GUARD();
 

@@ -97,7 +97,7 @@ def allocated(vm):
     """Bytes of guest memory that the kernel holds."""
     return sum(os.stat(f"/proc/{vm.process.pid}/fd/{fd}").st_blocks * 512
                for fd in os.listdir(f"/proc/{vm.process.pid}/fd")
-               if "memfd:" in os.readlink(f"/proc/{vm.process.pid}/fd/{fd}"))
+               if "memfd:memory-backend" in os.readlink(f"/proc/{vm.process.pid}/fd/{fd}"))
 
 
 @pytest.mark.link(1000)
@@ -132,6 +132,7 @@ def test_estimate_of_running_guests_of_a_sample_leaves_them_running(bed):
         source.wait_beats(1)
 
 
+@pytest.mark.link(500)
 def test_progress_of_busy_guests_never_goes_back(bed):
     metrics = os.path.join(bed.rundir, "metrics.sock")
     gangds = (bed.gangd(bed.hosts.a, "--metrics", metrics), bed.gangd(bed.hosts.b))

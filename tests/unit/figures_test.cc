@@ -19,17 +19,14 @@ using gangctl::Vm;
 using gangctl::Vms;
 using nlohmann::json;
 
+// As it comes from a socket: numbers that are not negative are unsigned.
 json Look(uint64_t sent, uint64_t zero, uint64_t remaining, uint64_t round = 1) {
-    return {{"status", "active"},
-            {"ram",
-             {{"page-size", 4096},
-              {"normal", sent},
-              {"duplicate", zero},
-              {"remaining", remaining * 4096},
-              {"total", 1000 * 4096},
-              {"transferred", sent * 400},
-              {"dirty-sync-count", round},
-              {"dirty-pages-rate", round > 1 ? 50 : 0}}}};
+    json ram = {{"page-size", 4096},         {"normal", sent},
+                {"duplicate", zero},         {"remaining", remaining * 4096},
+                {"total", 1000 * 4096},      {"transferred", sent * 400},
+                {"dirty-sync-count", round}, {"dirty-pages-rate", round > 1 ? 50 : 0}};
+    json answer = {{"status", "active"}, {"ram", ram}};
+    return json::parse(answer.dump());
 }
 
 Vms MakeVms(size_t n) {
@@ -91,7 +88,8 @@ TEST(Figures, NeverGoBackHoweverGuestsWrite) {
                     continue;
                 }
                 sent[i] += Below(rng, 400);
-                TakeFigures(Look(sent[i], Below(rng, 50), Below(rng, 2000), look / 5),
+                TakeFigures(Look(sent[i], Below(rng, 50), Below(rng, 2000),
+                                 static_cast<uint64_t>(look) / 5),
                             vms[i].get());
                 EXPECT_GE(vms[i]->percent(), reached[i]);
                 EXPECT_LT(vms[i]->percent(), 100);

@@ -264,7 +264,8 @@ TEST_F(GangctlTest, MemoryMayBeOvercommittedOnRequest) {
 // Memory that the destination has taken already does not have to be there once more.
 TEST_F(GangctlTest, PreallocatedMemoryIsNotAskedForAgain) {
     sources[0]->answers["query-memory-size-summary"] = {{"base-memory", int64_t{1} << 50}};
-    destinations[0]->answers["query-memdev"] = {{{"size", int64_t{1} << 50}, {"prealloc", true}}};
+    json backend = {{"size", int64_t{1} << 50}, {"prealloc", true}};
+    destinations[0]->answers["query-memdev"] = json::array({backend});
     Start();
     EXPECT_EQ(Migrate()->Wait(), 0) << Out();
 }

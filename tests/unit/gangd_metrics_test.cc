@@ -79,7 +79,7 @@ std::map<std::string, double> Parse(const std::string &answer) {
             kind = match[2];
             EXPECT_EQ(typed, helped);
         } else if (std::regex_match(line, match, sample)) {
-            EXPECT_EQ(match[1], typed) << "a family's samples stand together";
+            EXPECT_EQ(match[1].str(), typed) << "a family's samples stand together";
             const std::string &name = typed;
             EXPECT_EQ(kind == "counter",
                       name.size() > 6 && name.substr(name.size() - 6) == "_total")
