@@ -115,9 +115,10 @@ def test_estimate_is_near_what_the_migration_sends(bed):
     result = bed.migrate(members, gangds)
     infos = [member.source.cmd("query-gang") for member in members]
     assert abs(told["expected_bytes"] / result.wire_bytes - 1) < 0.10, (told, result.wire_bytes)
-    assert told["nonzero_bytes"] == 4096 * sum(info["scanned-pages"] for info in infos)
-    assert told["distinct_bytes"] + 4096 * sum(
-        info["scan-duplicate-pages"] for info in infos) == told["nonzero_bytes"]
+    scanned = 4096 * sum(info["scanned-pages"] for info in infos)
+    equal = 4096 * sum(info["scan-duplicate-pages"] for info in infos)
+    assert abs(told["nonzero_bytes"] - scanned) < scanned / 100
+    assert abs(told["distinct_bytes"] - (scanned - equal)) < scanned / 100
     assert told["duplicate_across_bytes"] > told["nonzero_bytes"] / 10
     assert told["destination_bytes"] == told["ram_bytes"] + told["store_bytes"]
 
