@@ -54,8 +54,8 @@ static struct {
     QemuThread thread;
     bool threaded;         /* there is a thread to join */
     bool stop;             /* atomic: asks it to end */
-    int status;            /* atomic: GangEstimateStatus, the thread's last word */
-    char *message;         /* with GANG_ESTIMATE_STATUS_FAILED, allocated by libgang */
+    int status;            /* atomic: GangEstimateStatus; the thread's end */
+    char *message;         /* why it failed; as libgang's, for free() */
     bool code;
     uint32_t member, members;
     uint64_t stride;       /* every so many stripes one is coded */
@@ -96,8 +96,8 @@ static bool estimate_absent(RAMBlock *block, uint64_t offset)
 
 /*
  * The pages of the thread's batch, in order, and which of them are in holes of
- * the file that is mapped there.  A stretch of the file that is all data, or all
- * hole, is looked for once.  The migration itself only finds holes that a
+ * the file that is mapped there.  A stretch of the file that is all data, or
+ * all hole, is looked for once.  The migration itself only finds holes that a
  * packet begins with; here nobody is going to need the memory afterwards.
  */
 static __thread struct {
