@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include "control_message.h"
+#include "estimate.h"
 #include "interrupt.h"
 #include "migration.h"
 #include "plan.h"
@@ -26,7 +27,7 @@ struct Arguments {
     std::vector<std::string> vms;
     Plan given; // values of options
     uint64_t timeout_s = 0;
-    bool json = false;
+    bool json = false, dry_run = false;
 };
 
 constexpr const char *kMigrateExamples = R"(
@@ -44,6 +45,7 @@ A plan:
    "vms": [{"name": "vm1", "source": "/run/a/vm1.qmp",
             "destination": "/run/b/vm1.qmp", "uri": "tcp:192.0.2.2:4441"}]}
 
+Before anything is started, and with --dry-run only that, both ends are checked.
 Ctrl-C cancels the gang: VMs that have not arrived go on at the source.
 Exit status: 0 all completed, 1 one failed, 2 usage, 130 interrupted.)";
 
@@ -51,6 +53,13 @@ constexpr const char *kCancelExamples = R"(
 Examples:
   gangctl cancel --plan web.json
   gangctl cancel --vm name=vm1,source=/run/a/vm1.qmp)";
+
+constexpr const char *kEstimateExamples = R"(
+Examples:
+  gangctl estimate --plan web.json --bandwidth 125M
+  gangctl estimate --json --vm name=vm1,source=/run/a/vm1.qmp | jq .expected_bytes
+
+The VMs run on.  Sizes are in bytes or with K, M, G (powers of 1024).)";
 
 constexpr const char *kStatusExamples = R"(
 Examples:
@@ -89,6 +98,7 @@ gang::Status Assemble(const CLI::App &command, const Arguments &arguments, gangc
     take("--channels", &Plan::channels);
     take("--max-bandwidth", &Plan::max_bandwidth);
     take("--downtime-limit", &Plan::downtime_limit);
+    take("--overcommit", &Plan::overcommit);
     for (const std::string &text : arguments.vms) {
         gangctl::VmPlan vm;
         if (gang::Status status = gangctl::ParseVm(text, &vm); !status.ok()) {
@@ -97,6 +107,13 @@ gang::Status Assemble(const CLI::App &command, const Arguments &arguments, gangc
         plan->vms.push_back(std::move(vm));
     }
     return gangctl::CheckPlan(*plan, need);
+}
+
+void AddCoding(CLI::App *command, Plan *plan) {
+    command->add_option("--compression", plan->compression, "zstd or none")->capture_default_str();
+    command->add_option("--level", plan->level, "Level of zstd, 1 to 20")->capture_default_str();
+    command->add_option("--channels", plan->channels, "Channels of each VM")
+        ->capture_default_str();
 }
 
 void AddPlanOptions(CLI::App *command, Arguments *arguments, bool migrate) {
@@ -124,9 +141,7 @@ void AddPlanOptions(CLI::App *command, Arguments *arguments, bool migrate) {
         ->add_option("--destination-coordinator", plan.destination_coordinator,
                      "gangd's socket on the destination host")
         ->capture_default_str();
-    command->add_option("--compression", plan.compression, "zstd or none")->capture_default_str();
-    command->add_option("--level", plan.level, "Level of zstd, 1 to 20")->capture_default_str();
-    command->add_option("--channels", plan.channels, "Channels of each VM")->capture_default_str();
+    AddCoding(command, &plan);
     command
         ->add_option("--max-bandwidth", plan.max_bandwidth,
                      "Bytes a second for each VM (0: no limit)")
@@ -139,12 +154,16 @@ void AddPlanOptions(CLI::App *command, Arguments *arguments, bool migrate) {
                      "Cancel what has not completed after so many seconds (0: never)")
         ->check(CLI::Range(uint64_t{0}, uint64_t{1000000}))
         ->capture_default_str();
+    command->add_flag("--dry-run", arguments->dry_run, "Check both ends, and start nothing");
+    command->add_flag("--overcommit", plan.overcommit,
+                      "Start even if the destination seems to be short of memory");
 }
 
 } // namespace
 
 int main(int argc, char **argv) {
-    Arguments migrate_arguments, cancel_arguments;
+    Arguments migrate_arguments, cancel_arguments, estimate_arguments;
+    gangctl::EstimateOptions estimate_options;
     std::string socket = gang::kDefaultControlSocket;
     bool json = false;
     double interval = 1;
@@ -163,6 +182,21 @@ int main(int argc, char **argv) {
     CLI::App *cancel = app.add_subcommand("cancel", "Cancel migrations under way");
     AddPlanOptions(cancel, &cancel_arguments, false);
     cancel->footer(kCancelExamples);
+
+    CLI::App *estimate =
+        app.add_subcommand("estimate", "Tell what a migration would cost, without one");
+    AddPlanOptions(estimate, &estimate_arguments, false);
+    AddCoding(estimate, &estimate_arguments.given);
+    estimate
+        ->add_option("--bandwidth", estimate_options.bandwidth,
+                     "Bytes a second of the link, for all VMs together")
+        ->transform(CLI::AsSizeValue(false));
+    estimate->add_option("--sample-pages", estimate_options.sample_pages,
+                         "Pages of each VM to code (default: 131072, or all if fewer)");
+    estimate->add_option("--timeout", estimate_options.timeout_s, "Give up after so many seconds")
+        ->check(CLI::Range(uint64_t{1}, uint64_t{1000000}))
+        ->capture_default_str();
+    estimate->footer(kEstimateExamples);
 
     CLI::App *status = app.add_subcommand("status", "Show gangs that the coordinator knows");
     CLI::App *watch = app.add_subcommand("watch", "Show them again and again");
@@ -188,16 +222,27 @@ int main(int argc, char **argv) {
     if (watch->parsed()) {
         return gangctl::WatchStatus(socket, interval, count, json);
     }
-    bool migrates = migrate->parsed();
-    const Arguments &arguments = migrates ? migrate_arguments : cancel_arguments;
+    bool migrates = migrate->parsed(), estimates = estimate->parsed();
+    const Arguments &arguments = migrates    ? migrate_arguments
+                                 : estimates ? estimate_arguments
+                                             : cancel_arguments;
     Plan plan;
     gang::Status assembled =
-        Assemble(migrates ? *migrate : *cancel, arguments,
-                 migrates ? gangctl::Need::kMigration : gangctl::Need::kSources, &plan);
+        Assemble(migrates    ? *migrate
+                 : estimates ? *estimate
+                             : *cancel,
+                 arguments, migrates ? gangctl::Need::kMigration : gangctl::Need::kSources, &plan);
     if (!assembled.ok()) {
         return Usage(assembled.message());
     }
+    if (estimates) {
+        estimate_options.json = arguments.json;
+        return gangctl::Estimate(plan, estimate_options);
+    }
     auto progress = gangctl::Progress::Create(arguments.json);
-    return migrates ? gangctl::Migrate(plan, arguments.timeout_s, progress.get())
-                    : gangctl::Cancel(plan, progress.get());
+    if (!migrates) {
+        return gangctl::Cancel(plan, progress.get());
+    }
+    return arguments.dry_run ? gangctl::CheckOnly(plan, progress.get())
+                             : gangctl::Migrate(plan, arguments.timeout_s, progress.get());
 }

@@ -160,31 +160,49 @@ void CancelPending(Vms *vms) {
     }
 }
 
-} // namespace
-
-int Migrate(const Plan &plan, uint64_t timeout_s, Progress *progress) {
-    Vms vms = MakeVms(plan);
-    Findings findings = Preflight(plan, &vms);
+// Says what it finds.  False: the gang was refused.
+bool Check(const Plan &plan, Vms *vms, Progress *progress) {
+    Findings findings = Preflight(plan, vms);
     for (const std::string &note : findings.notes) {
         progress->Note(note);
     }
-    if (!findings.problems.empty() && !interrupts) {
+    if (findings.problems.empty() || interrupts) {
+        return true;
+    }
+    for (const std::string &problem : findings.problems) {
+        progress->Problem(problem);
+    }
+    for (auto &vm : *vms) {
+        Fail(vm.get(), {gang::Code::kInvalid, "not started"});
         for (const std::string &problem : findings.problems) {
-            progress->Problem(problem);
-        }
-        for (auto &vm : vms) {
-            Fail(vm.get(), {gang::Code::kInvalid, "not started"});
-        }
-        for (const std::string &problem : findings.problems) {
-            for (auto &vm : vms) {
-                if (problem.rfind(vm->plan.name + " (", 0) == 0) {
-                    vm->error = problem;
-                }
+            if (problem.rfind(vm->plan.name + " (", 0) == 0) {
+                vm->error = problem;
             }
         }
-        progress->Problem("nothing was started");
-        Locate(&vms);
-        progress->Refuse(vms);
+    }
+    progress->Problem("nothing was started");
+    Locate(vms);
+    progress->Refuse(*vms);
+    return false;
+}
+
+} // namespace
+
+int CheckOnly(const Plan &plan, Progress *progress) {
+    Vms vms = MakeVms(plan);
+    if (!Check(plan, &vms, progress)) {
+        return kExitFailed;
+    }
+    if (interrupts) {
+        return kExitInterrupted;
+    }
+    progress->Ready(vms);
+    return 0;
+}
+
+int Migrate(const Plan &plan, uint64_t timeout_s, Progress *progress) {
+    Vms vms = MakeVms(plan);
+    if (!Check(plan, &vms, progress)) {
         return kExitFailed;
     }
     for (auto &vm : vms) {

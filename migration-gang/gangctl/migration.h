@@ -21,8 +21,10 @@
 
 namespace gangctl {
 
-// Both return the exit code.  timeout_s 0: no limit.
+// All return the exit code.  timeout_s 0: no limit.
 int Migrate(const Plan &plan, uint64_t timeout_s, Progress *progress);
+// The first check alone: 0 if the gang could start.
+int CheckOnly(const Plan &plan, Progress *progress);
 // Cancels the migrations of the plan's sources, whoever started them.
 int Cancel(const Plan &plan, Progress *progress);
 

@@ -168,19 +168,19 @@ Status CheckPlan(const Plan &plan, Need need) {
         return Invalid(
             fmt::format("a gang has at most {} VMs, not {}", gang::kMaxMembers, plan.vms.size()));
     }
+    if (plan.compression != "zstd" && plan.compression != "none") {
+        return Invalid("compression is 'zstd' or 'none', not '" + plan.compression + "'");
+    }
+    if (plan.level < 1 || plan.level > 20) {
+        return Invalid("level is 1 to 20");
+    }
+    if (plan.channels < 1 || plan.channels > gang::kMaxChannels) {
+        return Invalid(fmt::format("channels is 1 to {}", gang::kMaxChannels));
+    }
     if (migration) {
         if (!gang::ValidName(plan.gang)) {
             return Invalid(
                 fmt::format("gang id '{}': use 1 to 64 of A-Z a-z 0-9 . _ : -", plan.gang));
-        }
-        if (plan.compression != "zstd" && plan.compression != "none") {
-            return Invalid("compression is 'zstd' or 'none', not '" + plan.compression + "'");
-        }
-        if (plan.level < 1 || plan.level > 20) {
-            return Invalid("level is 1 to 20");
-        }
-        if (plan.channels < 1 || plan.channels > gang::kMaxChannels) {
-            return Invalid(fmt::format("channels is 1 to {}", gang::kMaxChannels));
         }
         if (plan.downtime_limit > 2000 * 1000) {
             return Invalid("downtime_limit is at most 2000000 ms");

@@ -31,6 +31,7 @@ struct Plan {
     uint64_t channels = 2;
     uint64_t max_bandwidth = 0;    // bytes a second of one VM; 0: no limit
     uint64_t downtime_limit = 300; // ms
+    bool overcommit = false;       // start though the destination seems short of memory
     std::vector<VmPlan> vms;
 
     Plan();
@@ -42,8 +43,8 @@ gang::Status ParsePlan(const std::string &text, Plan *plan);
 // "name=vm1,source=PATH,destination=PATH,uri=URI[,listen=URI]"
 gang::Status ParseVm(const std::string &text, VmPlan *vm);
 
-// What can be said without asking anybody.  A cancellation needs names and
-// sources only.
+// What can be said without asking anybody.  A cancellation and an estimate need
+// names and sources only.
 enum class Need {
     kMigration,
     kSources

@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <map>
 
+#include "figures.h"
 #include "layout.h"
 #include "text.h"
 
@@ -21,18 +22,23 @@ using nlohmann::json;
 
 namespace {
 
-// Whether a VM's line is due: its phase changed, or a second has passed.
+// Whether a line is due: the state changed, or a second has passed.
 class Due {
   public:
-    bool operator()(const Vm &vm) {
-        Last &last = last_[vm.plan.name];
-        std::string state = std::string(vm.status()) + "/" + vm.phase;
+    bool operator()(const std::string &name, const std::string &state, bool over) {
+        Last &last = last_[name];
         int64_t now = NowMs();
-        if (state == last.state && (vm.over() || now - last.ms < 1000)) {
+        if (state == last.state && (over || now - last.ms < 1000)) {
             return false;
         }
         last = {state, now};
         return true;
+    }
+    bool operator()(const Vm &vm) {
+        return (*this)(vm.plan.name, std::string(vm.status()) + "/" + vm.phase, vm.over());
+    }
+    bool operator()(const GangFigures &gang) { // no VM has this name
+        return (*this)("", gang.phase, gang.phase == "ended");
     }
 
   private:
@@ -48,10 +54,23 @@ double Shared(const Vm &vm) {
     return static_cast<double>(vm.referenced_pages) * gang::kPageSize;
 }
 
+std::string ToGo(int64_t left_ms) {
+    return left_ms < 0 ? "end not known" : fmt::format("{} s to go", (left_ms + 999) / 1000);
+}
+
+std::string Figures(double percent, uint64_t wire, uint64_t saved, uint64_t left, double rate,
+                    double dirty, int64_t left_ms) {
+    return fmt::format("{:5.1f} %  {:>10} sent  {:>10} saved  {:>10} left  {:>10}/s  {:>10}/s "
+                       "dirty  {}",
+                       percent, Bytes(static_cast<double>(wire)),
+                       Bytes(static_cast<double>(saved)), Bytes(static_cast<double>(left)),
+                       Bytes(rate), Bytes(dirty), ToGo(left_ms));
+}
+
 std::string Figures(const Vm &vm) {
-    return fmt::format("{:5.1f} %  {:>10} sent  {:>10}/s  {:>10} left  {} shared", vm.percent(),
-                       Bytes(static_cast<double>(vm.wire_bytes)), Bytes(vm.rate),
-                       Bytes(static_cast<double>(vm.remaining_bytes)), Bytes(Shared(vm)));
+    return Figures(vm.percent(), vm.wire_bytes, vm.saved_bytes, vm.remaining_bytes, vm.rate,
+                   vm.dirty_rate, vm.over() ? 0 : vm.left_ms) +
+           fmt::format("  round {}", vm.round);
 }
 
 void PrintTable(const Vms &vms, const std::string &result) {
@@ -90,12 +109,19 @@ class Lines : public Progress {
                 fmt::print("{}: {}: {}\n", vm->plan.name, Plain(vm->phase), Figures(*vm));
             }
         }
+        GangFigures gang = meter_.Look(vms);
+        if (vms.size() > 1 && due_(gang)) {
+            fmt::print("gang: {}: {}\n", Plain(gang.phase),
+                       Figures(gang.percent, gang.wire_bytes, gang.saved_bytes,
+                               gang.remaining_bytes, gang.rate, gang.dirty_rate, gang.left_ms));
+        }
         fflush(stdout);
     }
     void Finish(const Vms &vms, const std::string &result) override { PrintTable(vms, result); }
 
   private:
     Due due_;
+    GangMeter meter_;
 };
 
 class JsonLines : public Progress {
@@ -103,19 +129,20 @@ class JsonLines : public Progress {
     void Note(const std::string &text) override { Put({{"event", "note"}, {"text", text}}); }
     void Problem(const std::string &text) override { Put({{"event", "problem"}, {"text", text}}); }
     void Refuse(const Vms &vms) override { Finish(vms, "failed"); }
+    void Ready(const Vms &) override { Put({{"result", "ready"}}); }
     void Update(const Vms &vms) override {
         for (const auto &vm : vms) {
             if (due_(*vm)) {
-                Put({{"event", "progress"},
-                     {"vm", vm->plan.name},
-                     {"status", vm->status()},
-                     {"phase", vm->phase},
-                     {"percent", vm->percent()},
-                     {"wire_bytes", vm->wire_bytes},
-                     {"bytes_per_second", static_cast<uint64_t>(vm->rate)},
-                     {"remaining_bytes", vm->remaining_bytes},
-                     {"referenced_pages", vm->referenced_pages}});
+                json event = FiguresJson(*vm);
+                event["event"] = "progress";
+                event["vm"] = vm->plan.name;
+                Put(event);
             }
+        }
+        if (GangFigures gang = meter_.Look(vms); due_(gang)) {
+            json event = FiguresJson(gang);
+            event["event"] = "gang";
+            Put(event);
         }
     }
     void Finish(const Vms &vms, const std::string &result) override {
@@ -126,6 +153,7 @@ class JsonLines : public Progress {
                             {"total_ms", vm->total_ms},
                             {"downtime_ms", vm->downtime_ms},
                             {"wire_bytes", vm->wire_bytes},
+                            {"saved_bytes", vm->saved_bytes},
                             {"zero_pages", vm->zero_pages},
                             {"literal_pages", vm->literal_pages},
                             {"published_pages", vm->published_pages},
@@ -143,9 +171,10 @@ class JsonLines : public Progress {
         fflush(stdout);
     }
     Due due_;
+    GangMeter meter_;
 };
 
-// One bar a VM, redrawn in place.
+// One bar a VM and one for the gang, redrawn in place.
 class Bars : public Progress {
   public:
     void Note(const std::string &text) override { Above(stdout, Plain(text)); }
@@ -159,20 +188,27 @@ class Bars : public Progress {
         // The rest of a line takes 73 columns and the bar what is left.
         const size_t bar = std::clamp<size_t>(width, 74 + 6, 74 + 24) - 74;
         std::string out = Up();
-        for (const auto &vm : vms) {
-            auto full = static_cast<size_t>(vm->percent() / 100 * static_cast<double>(bar));
-            std::string line = fmt::format(
-                "{:<10.10} {:<10.10} [{}{}] {:5.1f}% {:>6} {:>6}/s {:>6} left {:>6} shared",
-                vm->plan.name, Plain(vm->phase), std::string(full, '#'),
-                std::string(bar - full, '.'), vm->percent(),
-                ShortBytes(static_cast<double>(vm->wire_bytes)), ShortBytes(vm->rate),
-                ShortBytes(static_cast<double>(vm->remaining_bytes)), ShortBytes(Shared(*vm)));
+        auto line = [&](const std::string &name, const std::string &phase, double percent,
+                        uint64_t wire, double rate, uint64_t left, const std::string &last) {
+            auto full = static_cast<size_t>(percent / 100 * static_cast<double>(bar));
+            std::string text = fmt::format(
+                "{:<10.10} {:<10.10} [{}{}] {:5.1f}% {:>6} {:>6}/s {:>6} left {}", name,
+                Plain(phase), std::string(full, '#'), std::string(bar - full, '.'), percent,
+                ShortBytes(static_cast<double>(wire)), ShortBytes(rate),
+                ShortBytes(static_cast<double>(left)), last);
             // A line that wraps could not be found again.
-            out += line.substr(0, width - 1) + "\x1b[K\n";
+            out += text.substr(0, width - 1) + "\x1b[K\n";
+        };
+        for (const auto &vm : vms) {
+            line(vm->plan.name, vm->phase, vm->percent(), vm->wire_bytes, vm->rate,
+                 vm->remaining_bytes, fmt::format("{:>6} shared", ShortBytes(Shared(*vm))));
         }
+        GangFigures gang = meter_.Look(vms);
+        line("gang", gang.phase, gang.percent, gang.wire_bytes, gang.rate, gang.remaining_bytes,
+             ToGo(gang.left_ms));
         fputs(out.c_str(), stdout);
         fflush(stdout);
-        drawn_ = vms.size();
+        drawn_ = vms.size() + 1;
     }
     void Finish(const Vms &vms, const std::string &result) override {
         Update(vms);
@@ -190,9 +226,14 @@ class Bars : public Progress {
         drawn_ = 0;
     }
     size_t drawn_ = 0;
+    GangMeter meter_;
 };
 
 } // namespace
+
+void Progress::Ready(const Vms &vms) {
+    Note(fmt::format("{} VMs can start; nothing was started", vms.size()));
+}
 
 std::unique_ptr<Progress> Progress::Create(bool as_json) {
     if (as_json) {

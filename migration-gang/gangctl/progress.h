@@ -22,9 +22,11 @@ class Progress {
     virtual void Note(const std::string &text) = 0;
     virtual void Problem(const std::string &text) = 0;
     virtual void Update(const Vms &vms) = 0; // some 4 times a second
-    // `result`: "completed", "failed", "cancelled".
     // Nothing was started; the problems have been said.
     virtual void Refuse(const Vms &) {}
+    // All checks passed, and nothing was started.
+    virtual void Ready(const Vms &vms);
+    // `result`: "completed", "failed", "cancelled".
     virtual void Finish(const Vms &vms, const std::string &result) = 0;
 };
 

@@ -15,6 +15,8 @@
 #include <chrono>
 #include <cstring>
 
+#include "control_message.h"
+
 namespace gangctl {
 
 using gang::Code;
@@ -81,8 +83,16 @@ Status QmpClient::Connect(const std::string &path, int timeout_ms,
                             "holds it, or give QEMU a second -qmp socket");
     }
     json greeting = json::parse(line, nullptr, false);
-    if (!greeting.is_object() || !greeting.contains("QMP")) {
+    if (!greeting.is_object() || !greeting.contains("QMP") || !greeting["QMP"].is_object()) {
         return client->Gone("what listens there is no QMP monitor");
+    }
+    uint64_t major = 0, minor = 0, micro = 0;
+    json version = greeting["QMP"].value(json::json_pointer("/version/qemu"), json::object());
+    if (gang::GetUint(version, "major", 9999, &major) &&
+        gang::GetUint(version, "minor", 9999, &minor) &&
+        gang::GetUint(version, "micro", 9999, &micro)) {
+        client->version_ = std::to_string(major) + "." + std::to_string(minor) + "." +
+                           std::to_string(micro);
     }
     json ignored;
     status = client->Execute("qmp_capabilities", json::object(), &ignored,
@@ -135,6 +145,20 @@ Status QmpClient::ReadLine(std::string *line, bool *ready, int64_t deadline_ms) 
 }
 
 Status QmpClient::Send(const std::string &command, const json &arguments) {
+    return SendCommand(command, arguments, -1);
+}
+
+Status QmpClient::PassFd(const std::string &name, int fd) {
+    Status status = SendCommand("getfd", {{"fdname", name}}, fd);
+    json ignored;
+    bool ready = false;
+    if (status.ok()) {
+        status = Receive(&ignored, &ready, kTimeoutMs);
+    }
+    return status.ok() && !ready ? Gone("no answer to getfd") : status;
+}
+
+Status QmpClient::SendCommand(const std::string &command, const json &arguments, int pass) {
     json request = {{"execute", command}, {"id", ++id_}};
     if (arguments.is_object() && !arguments.empty()) {
         request["arguments"] = arguments;
@@ -144,7 +168,21 @@ Status QmpClient::Send(const std::string &command, const json &arguments) {
     size_t sent = 0;
     int64_t deadline = NowMs() + kTimeoutMs;
     while (sent < text.size()) {
-        ssize_t n = send(fd_, text.data() + sent, text.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        iovec part = {text.data() + sent, text.size() - sent};
+        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+        msghdr message = {};
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        if (pass >= 0 && sent == 0) {
+            message.msg_control = control;
+            message.msg_controllen = sizeof(control);
+            cmsghdr *rights = CMSG_FIRSTHDR(&message);
+            rights->cmsg_level = SOL_SOCKET;
+            rights->cmsg_type = SCM_RIGHTS;
+            rights->cmsg_len = CMSG_LEN(sizeof(int));
+            memcpy(CMSG_DATA(rights), &pass, sizeof(int));
+        }
+        ssize_t n = sendmsg(fd_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n >= 0) {
             sent += static_cast<size_t>(n);
         } else if (errno == EAGAIN) {

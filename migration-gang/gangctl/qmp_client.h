@@ -38,7 +38,12 @@ class QmpClient {
     gang::Status Execute(const std::string &command, const nlohmann::json &arguments,
                          nlohmann::json *result, int timeout_ms = kTimeoutMs);
 
+    // Gives QEMU a duplicate of `fd`, for commands that take it by this name.
+    gang::Status PassFd(const std::string &name, int fd);
+
     int fd() const { return fd_; } // for poll()
+    // "10.0.13" of the greeting; empty if it does not say.
+    const std::string &version() const { return version_; }
 
     static constexpr int kTimeoutMs = 10000;
 
@@ -47,9 +52,13 @@ class QmpClient {
     // The next complete line; *ready as above.
     gang::Status ReadLine(std::string *line, bool *ready, int64_t deadline_ms);
     gang::Status Gone(const std::string &why) const;
+    // `pass`: a descriptor that goes along, or -1.
+    gang::Status SendCommand(const std::string &command, const nlohmann::json &arguments,
+                             int pass);
 
     int fd_;
     std::string path_;
+    std::string version_;
     std::string buffer_;
     std::string command_;
     uint64_t id_ = 0;

@@ -69,13 +69,16 @@ std::string SourceTable(const json &gang) {
                            Bytes(Number(store, "directory-bytes")), Number(store, "entries-used"),
                            Number(store, "slots-taken"), Number(store, "slots"));
     }
-    out += fmt::format("  {:<16} {:>8} {:<10} {:<11} {:>10} {:>9} {:>9} {:>9} {:>10} {:>11}\n",
-                       "member", "pid", "state", "phase", "remaining", "zero", "literal",
-                       "published", "referenced", "sent");
+    out += fmt::format(
+        "  {:<16} {:>8} {:<10} {:<11} {:>6} {:>10} {:>9} {:>9} {:>9} {:>10} {:>11}\n", "member",
+        "pid", "state", "phase", "done", "remaining", "zero", "literal", "published", "referenced",
+        "sent");
     for (const json &m : List(gang, "members")) {
-        out += fmt::format("  {:<16} {:>8} {:<10} {:<11} {:>10} {:>9} {:>9} {:>9} {:>10} {:>11}\n",
+        double done = static_cast<double>(Number(m, "progress-permille")) / 10;
+        out += fmt::format("  {:<16} {:>8} {:<10} {:<11} {:>5.1f}% {:>10} {:>9} {:>9} {:>9} {:>10} "
+                           "{:>11}\n",
                            Text(m, "member"), Number(m, "pid"), Text(m, "state"), Text(m, "phase"),
-                           Number(m, "remaining-pages"), Number(m, "zero-pages"),
+                           done, Number(m, "remaining-pages"), Number(m, "zero-pages"),
                            Number(m, "literal-pages"), Number(m, "published-pages"),
                            Number(m, "referenced-pages"),
                            Bytes(Number(m, "payload-bytes") + Number(m, "metadata-bytes")));

@@ -40,7 +40,15 @@ struct Vm {
     uint64_t ram_bytes = 0, remaining_bytes = 0, wire_bytes = 0;
     uint64_t total_ms = 0, downtime_ms = 0;
     uint64_t zero_pages = 0, literal_pages = 0, published_pages = 0, referenced_pages = 0;
-    double rate = 0; // bytes a second, smoothed
+    uint64_t patched_pages = 0, delta_pages = 0;
+    uint64_t saved_bytes = 0;  // size of the pages sent less what they took on the wire
+    uint64_t done_bytes = 0;   // memory sent in whatever form, zero and again too
+    uint64_t round = 0;        // of precopy
+    double rate = 0;           // bytes a second on the wire, smoothed
+    double memory_rate = 0;    // of done_bytes, smoothed
+    double dirty_rate = 0;     // bytes a second that the guest writes
+    double reached = 0;        // highest percentage so far
+    int64_t left_ms = -1;      // until the end at these rates; -1: they do not tell
 
     // What the source has been asked and not answered yet.
     enum class Asked {
@@ -52,19 +60,11 @@ struct Vm {
     Asked asked = Asked::kNothing;
     int64_t asked_ms = 0;
     Outcome ends = Outcome::kRunning; // outcome to come after the last query-gang
-    int64_t rate_ms = 0;              // when `rate` was taken
-    uint64_t rate_bytes = 0;
+    int64_t rate_ms = 0;              // when the rates were taken
+    uint64_t rate_bytes = 0, rate_done = 0;
 
     bool over() const { return outcome > Outcome::kRunning; }
-    double percent() const {
-        if (outcome == Outcome::kCompleted) {
-            return 100;
-        }
-        uint64_t left = remaining_bytes < ram_bytes ? remaining_bytes : ram_bytes;
-        return ram_bytes
-                   ? 100.0 * static_cast<double>(ram_bytes - left) / static_cast<double>(ram_bytes)
-                   : 0;
-    }
+    double percent() const { return outcome == Outcome::kCompleted ? 100 : reached; }
     // "waiting", "active", "completed", "failed", "cancelled"
     const char *status() const {
         switch (outcome) {

@@ -12,12 +12,12 @@
 #include <set>
 
 #include "control_message.h"
+#include "figures.h"
 #include "interrupt.h"
 
 namespace gangctl {
 
 using gang::GetString;
-using gang::GetUint;
 using gang::Status;
 using nlohmann::json;
 
@@ -51,32 +51,10 @@ void Ask(Vm *vm, Vm::Asked what, const char *command) {
     }
 }
 
-void TakeRate(Vm *vm) {
-    int64_t now = NowMs();
-    if (!vm->rate_ms) {
-        vm->rate_ms = now;
-        vm->rate_bytes = vm->wire_bytes;
-    } else if (now - vm->rate_ms >= 200) {
-        double rate =
-            static_cast<double>(vm->wire_bytes - std::min(vm->wire_bytes, vm->rate_bytes)) * 1000 /
-            static_cast<double>(now - vm->rate_ms);
-        vm->rate = vm->rate > 0 ? 0.6 * vm->rate + 0.4 * rate : rate;
-        vm->rate_ms = now;
-        vm->rate_bytes = vm->wire_bytes;
-    }
-}
-
 void TakeMigration(Vm *vm, const json &info) {
     std::string status = "none", why;
     GetString(info, "status", &status);
-    if (auto ram = info.find("ram"); ram != info.end()) {
-        GetUint(*ram, "total", INT64_MAX, &vm->ram_bytes);
-        GetUint(*ram, "remaining", INT64_MAX, &vm->remaining_bytes);
-        GetUint(*ram, "transferred", INT64_MAX, &vm->wire_bytes);
-    }
-    GetUint(info, "total-time", INT64_MAX, &vm->total_ms);
-    GetUint(info, "downtime", INT64_MAX, &vm->downtime_ms);
-    TakeRate(vm);
+    TakeFigures(info, vm);
     vm->phase = status == "device" ? "switchover" : status;
     if (status == "completed") {
         vm->ends = Outcome::kCompleted;
@@ -107,10 +85,7 @@ void TakeGang(Vm *vm, const json &info) {
             (vm->phase == "active" || vm->phase == "setup") && kUnderWay.count(phase)) {
             vm->phase = phase;
         }
-        GetUint(info, "zero-pages", INT64_MAX, &vm->zero_pages);
-        GetUint(info, "literal-pages", INT64_MAX, &vm->literal_pages);
-        GetUint(info, "published-pages", INT64_MAX, &vm->published_pages);
-        GetUint(info, "referenced-pages", INT64_MAX, &vm->referenced_pages);
+        TakeGangFigures(info, vm);
     }
     vm->outcome = vm->ends;
 }

@@ -95,6 +95,8 @@ class Coordinator {
 
     // One page of status: {"gangs": [...], "next": CURSOR unless it is the last}.
     nlohmann::json Status(const std::string &after) const;
+    // The same figures, of all gangs, in Prometheus' text format (0.0.4).
+    std::string Metrics() const;
     size_t gang_count() const { return sources_.size() + destinations_.size(); }
     size_t member_count() const; // that are connected
 

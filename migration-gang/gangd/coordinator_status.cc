@@ -18,7 +18,7 @@ using nlohmann::json;
 
 namespace {
 
-// What keeps a page below the size of a message: a member takes less than 1 KiB,
+// What keeps a page below the size of a message: a member takes less than 1.4 KiB,
 // a store less than 300 bytes.
 constexpr size_t kMembersOfPage = 32;
 constexpr size_t kStoresOfGang = 16;
@@ -49,6 +49,11 @@ constexpr struct {
     {"metadata-bytes", Stat::kMetadataBytes},
     {"remaining-pages", Stat::kRemainingPages},
     {"round", Stat::kRound},
+    {"handled-pages", Stat::kHandledPages},
+    {"wire-bytes", Stat::kWireBytes},
+    {"bytes-per-second", Stat::kByteRate},
+    {"dirty-bytes-per-second", Stat::kDirtyRate},
+    {"progress-permille", Stat::kProgress},
 };
 
 } // namespace

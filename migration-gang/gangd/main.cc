@@ -106,6 +106,12 @@ int main(int argc, char **argv) {
     }
     {
         gangd::Server server(options.server, std::move(listener), &notifier);
+        if (!options.metrics.empty()) {
+            if (status = server.ServeMetrics(options.metrics); !status.ok()) {
+                spdlog::critical("{}", status.message());
+                return 1;
+            }
+        }
         // Nothing is opened from here on.
         if (!GiveUpPrivileges(options)) {
             return 1;

@@ -140,6 +140,9 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
         ->transform(Bytes());
     app.add_flag("--no-seccomp", options->no_seccomp,
                  "Without the filter of system calls, for debugging");
+    app.add_option("--metrics", options->metrics,
+                   "Serve figures for Prometheus at this unix socket's path, or at\n"
+                   "127.0.0.1:PORT or [::1]:PORT (default: nowhere)");
     app.add_option("--log-level", options->log_level, "debug, info, warning or error")
         ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
         ->capture_default_str();

@@ -17,6 +17,7 @@ struct Options {
     std::string socket;
     std::string log_level;
     bool no_seccomp = false;
+    std::string metrics; // where figures are served; empty: nowhere
     ServerConfig server;
 };
 

@@ -5,11 +5,13 @@
 
 #include "server.h"
 
+#include <fcntl.h>
 #include <glib-unix.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include <spdlog/spdlog.h>
@@ -39,12 +41,34 @@ std::string Layout() {
 Server::Server(const ServerConfig &config, std::unique_ptr<Listener> listener, Notifier *notifier)
     : config_(config), listener_(std::move(listener)), notifier_(notifier),
       coordinator_(config.limits, [this](int fd) { wiper_.Add(fd); }) {
+    meminfo_ = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
     Watch();
     Announce();
 }
 
+gang::Status Server::ServeMetrics(const std::string &address) {
+    gang::Status status = MetricsServer::Open(
+        address, [this] { return coordinator_.Metrics(); }, &metrics_);
+    if (status.ok()) {
+        spdlog::info("serves metrics at {}", address);
+    }
+    return status;
+}
+
+uint64_t Server::MemoryAvailable() const {
+    char text[2048];
+    ssize_t n = pread(meminfo_, text, sizeof(text) - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    const char *at = strstr(text, "MemAvailable:");
+    return at ? strtoull(at + strlen("MemAvailable:"), nullptr, 10) * 1024 : 0;
+}
+
 Server::~Server() {
+    metrics_.reset();
     connections_.clear();
+    if (meminfo_ >= 0) {
+        close(meminfo_);
+    }
     for (unsigned source : {listen_source_, tick_source_, reap_source_}) {
         if (source) {
             g_source_remove(source);
@@ -210,6 +234,8 @@ Refusal Server::Handle(Connection *connection, const json &request, bool *fatal)
         page["op"] = "status";
         page["gangd"] = GANG_VERSION;
         page["pid"] = getpid();
+        page["store-size"] = config_.limits.store_bytes;
+        page["memory-available"] = MemoryAvailable();
         connection->Send(page, -1);
         return {};
     }

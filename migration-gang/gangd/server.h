@@ -15,6 +15,7 @@
 #include "connection.h"
 #include "coordinator.h"
 #include "listener.h"
+#include "metrics_server.h"
 #include "notifier.h"
 #include "wiper.h"
 
@@ -41,6 +42,7 @@ class Server : public Connection::Owner {
            Notifier *notifier = nullptr);
     // Closes all connections, then the listener.
     ~Server() override;
+    gang::Status ServeMetrics(const std::string &address);
 
   private:
     void OnMessage(Connection *connection, const std::string &text) override;
@@ -57,6 +59,7 @@ class Server : public Connection::Owner {
     void ArmTick();
     void Reap();
     void Announce(); // to the service manager
+    uint64_t MemoryAvailable() const; // of this host, in bytes; 0: not known
 
     ServerConfig config_;
     std::unique_ptr<Listener> listener_;
@@ -64,6 +67,8 @@ class Server : public Connection::Owner {
     Wiper wiper_;
     Coordinator coordinator_;
     std::map<Connection *, std::unique_ptr<Connection>> connections_;
+    std::unique_ptr<MetricsServer> metrics_;
+    int meminfo_ = -1; // opened while files may still be opened
     std::string announced_;
     unsigned listen_source_ = 0;
     unsigned tick_source_ = 0;

@@ -177,6 +177,16 @@ void gang_source_set_progress(GangSource *source, bool switchover, uint64_t rema
     source->member->SetProgress(switchover, remaining_pages, round);
 }
 
+void gang_source_set_rates(GangSource *source, const GangRates *rates) {
+    SourceMember &m = *source->member;
+    m.SetFigure(Stat::kHandledPages, rates->handled_pages);
+    m.SetFigure(Stat::kWireBytes, rates->wire_bytes);
+    m.SetFigure(Stat::kByteRate, rates->bytes_per_second);
+    m.SetFigure(Stat::kDirtyRate, rates->dirty_bytes_per_second);
+    m.SetFigure(Stat::kProgress, rates->progress);
+    m.SetFigure(Stat::kLeftMs, rates->left_ms);
+}
+
 void gang_source_stats(const GangSource *source, GangStats *stats) {
     const SourceMember &m = *source->member;
     *stats = {};

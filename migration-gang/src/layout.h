@@ -104,6 +104,12 @@ enum class Stat : uint32_t {
     kMetadataBytes,    // bytes of headers and page descriptions on the wire
     kRemainingPages,   // dirty pages still to send, as QEMU estimates
     kRound,            // precopy round
+    kHandledPages,     // sent in whatever form, again too
+    kWireBytes,        // of the whole migration, as QEMU counts them
+    kByteRate,         // of kWireBytes, a second
+    kDirtyRate,        // bytes a second that the guest writes
+    kProgress,         // 1/1000; never goes back
+    kLeftMs,           // until the end; UINT64_MAX: cannot be told
     kMax = 32,
 };
 inline constexpr size_t kStats = static_cast<size_t>(Stat::kMax);

@@ -311,6 +311,12 @@ void SourceMember::SetProgress(bool switchover, uint64_t remaining_pages, uint64
     }
 }
 
+void SourceMember::SetFigure(Stat figure, uint64_t value) {
+    if (directory_) {
+        directory_->SetStat(grant_.index, figure, value);
+    }
+}
+
 void SourceMember::Leave(LeaveResult result) {
     switch (result) {
     case LeaveResult::kCompleted:
@@ -323,6 +329,13 @@ void SourceMember::Leave(LeaveResult result) {
         SetPhase(Phase::kFailed, "cancelled");
         break;
     }
+    if (result == LeaveResult::kCompleted) {
+        SetFigure(Stat::kProgress, 1000);
+        SetFigure(Stat::kRemainingPages, 0);
+    }
+    SetFigure(Stat::kLeftMs, result == LeaveResult::kCompleted ? 0 : UINT64_MAX);
+    SetFigure(Stat::kByteRate, 0);
+    SetFigure(Stat::kDirtyRate, 0);
     if (directory_) {
         // Said here too: gangd may be gone, and others must not wait.
         directory_->SetMemberState(grant_.index, MemberState::kLeft);

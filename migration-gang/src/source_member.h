@@ -73,6 +73,8 @@ class SourceMember {
     uint64_t DeferredReady();
     uint64_t TakeDeferred(bool all, void (*take)(void *, void *, uint64_t), void *opaque);
     void SetProgress(bool switchover, uint64_t remaining_pages, uint64_t round);
+    // Of this member, for status only; nothing before the directory has come.
+    void SetFigure(Stat figure, uint64_t value);
     // Main thread, when nobody else uses the object any more.
     void Leave(LeaveResult result);
 

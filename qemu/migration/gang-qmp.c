@@ -17,7 +17,9 @@
 #include "monitor/hmp.h"
 #include "monitor/monitor.h"
 #include "migration.h"
+#include "migration-stats.h"
 #include "options.h"
+#include "ram.h"
 #include "gang.h"
 
 /* How the last migration of each role ended. */
@@ -26,6 +28,8 @@ static struct {
     GangRole role;
     const char *phase;
     GangStats stats;
+    GangRates rates;
+    uint64_t round;
 } gang_last;
 
 /* A GangHashKind: of the last gang-migrate or gang-migrate-incoming. */
@@ -35,6 +39,9 @@ int migration_gang_hash(void)
 {
     return gang_hash_kind;
 }
+
+/* 1/1000 of the outgoing migration; atomic, never goes back. */
+static int gang_progress;
 
 /* ------------------------------------------------------------ parameters */
 
@@ -316,6 +323,39 @@ void qmp_gang_migrate_incoming(const char *uri, bool has_channels,
     gang_settings_clear(&old);
 }
 
+void migration_gang_rates_reset(void)
+{
+    qatomic_set(&gang_progress, 0);
+}
+
+/*
+ * What has been sent, of that and what is still to be sent.  A guest that
+ * writes makes the latter grow, and a round that ends, too: then the progress
+ * stands still.
+ */
+void migration_gang_rates(struct GangRates *rates)
+{
+    MigrationState *s = migrate_get_current();
+    uint64_t left = ram_bytes_remaining() / GANG_PAGE_SIZE;
+    uint64_t dirty = stat64_get(&mig_stats.dirty_pages_rate);
+    uint64_t handled = ram_get_total_transferred_pages();
+    double net = s->pages_per_second - dirty;
+    int was = qatomic_read(&gang_progress);
+    int now = handled ? MIN(handled * 1000 / (handled + left), 999) : 0;
+
+    while (now > was) {
+        int found = qatomic_cmpxchg(&gang_progress, was, now);
+
+        was = found == was ? now : found;
+    }
+    rates->handled_pages = handled;
+    rates->wire_bytes = migration_transferred_bytes();
+    rates->bytes_per_second = s->mbps > 0 ? s->mbps * 125000 : 0;
+    rates->dirty_bytes_per_second = dirty * GANG_PAGE_SIZE;
+    rates->progress = was;
+    rates->left_ms = handled && net >= 1 ? left * 1000 / net : UINT64_MAX;
+}
+
 void migration_gang_remember(const struct GangStats *stats, int result)
 {
     static const char *const phases[] = {
@@ -323,12 +363,27 @@ void migration_gang_remember(const struct GangStats *stats, int result)
         [GANG_FAILED] = "failed",
         [GANG_CANCELLED] = "cancelled",
     };
+    int reached = qatomic_read(&gang_progress);
 
     gang_last.valid = true;
     gang_last.role = migration_gang_source() ? GANG_ROLE_SOURCE
                                              : GANG_ROLE_DESTINATION;
     gang_last.phase = phases[result];
     gang_last.stats = *stats;
+    migration_gang_rates(&gang_last.rates);
+    /* Nothing is left of a migration that failed, either */
+    gang_last.rates.progress = result == GANG_COMPLETED ? 1000 : reached;
+    gang_last.rates.left_ms = result == GANG_COMPLETED ? 0 : UINT64_MAX;
+    gang_last.round = stat64_get(&mig_stats.dirty_sync_count);
+}
+
+/* @handled_pages are those of the stats, zero ones too. */
+static uint64_t gang_saved_bytes(const GangStats *stats, uint64_t handled)
+{
+    uint64_t size = (handled - MIN(stats->zero_pages, handled)) *
+                    GANG_PAGE_SIZE;
+
+    return size - MIN(size, stats->payload_bytes + stats->metadata_bytes);
 }
 
 GangInfo *qmp_query_gang(Error **errp)
@@ -336,12 +391,16 @@ GangInfo *qmp_query_gang(Error **errp)
     MigrationState *s = migrate_get_current();
     GangInfo *info = g_new0(GangInfo, 1);
     GangStats stats = {};
+    GangRates rates = { .left_ms = UINT64_MAX };
 
     info->gang_id = g_strdup(s->parameters.gang_id ? s->parameters.gang_id
                                                    : "");
     if (migration_gang_source()) {
         info->role = GANG_ROLE_SOURCE;
         gang_source_stats(migration_gang_source(), &stats);
+        migration_gang_rates(&rates);
+        info->round = stat64_get(&mig_stats.dirty_sync_count);
+        info->remaining_bytes = ram_bytes_remaining();
     } else if (migration_gang_destination()) {
         info->role = GANG_ROLE_DESTINATION;
         gang_destination_stats(migration_gang_destination(), &stats);
@@ -349,6 +408,10 @@ GangInfo *qmp_query_gang(Error **errp)
         info->role = gang_last.role;
         stats = gang_last.stats;
         stats.phase = gang_last.phase;
+        if (gang_last.role == GANG_ROLE_SOURCE) {
+            rates = gang_last.rates;
+            info->round = gang_last.round;
+        }
     } else {
         info->role = GANG_ROLE_NONE;
         stats.phase = "none";
@@ -380,6 +443,13 @@ GangInfo *qmp_query_gang(Error **errp)
     info->directory_bytes = stats.directory_bytes;
     info->store_slots = stats.store_slots;
     info->store_slots_used = stats.store_slots_used;
+    info->percent = rates.progress / 10.0;
+    info->sent_bytes = rates.wire_bytes;
+    info->saved_bytes = gang_saved_bytes(&stats, rates.handled_pages);
+    info->rate = rates.bytes_per_second;
+    info->dirty_rate = rates.dirty_bytes_per_second;
+    info->has_estimated_ms = rates.left_ms != UINT64_MAX;
+    info->estimated_ms = info->has_estimated_ms ? rates.left_ms : 0;
     return info;
 }
 
@@ -447,6 +517,8 @@ void hmp_info_gang(Monitor *mon, const QDict *qdict)
                        info->missing);
         monitor_printf(mon, "deferred: %" PRIu64 " pages\n",
                        info->deferred_pages);
+        monitor_printf(mon, "progress: %.1f %%, round %" PRIu64 "\n",
+                       info->percent, info->round);
     }
     monitor_printf(mon, "zero: %" PRIu64 " pages\n", info->zero_pages);
     monitor_printf(mon, "literal: %" PRIu64 " pages\n", info->literal_pages);

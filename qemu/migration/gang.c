@@ -341,6 +341,7 @@ bool migration_gang_source_prepare(Error **errp)
         gang_error(errp, message);
         return false;
     }
+    migration_gang_rates_reset();
     trace_migration_gang_source_prepare(config.gang, member, config.members,
                                         config.ram_pages);
     return true;
@@ -536,6 +537,7 @@ static void gang_aim_below_limit(MigrationState *s)
 MigGangStep migration_gang_iterate(MigrationState *s)
 {
     uint64_t remaining = ram_bytes_remaining(), deferred;
+    GangRates rates;
 
     if (!gang_out.source) {
         return MIG_GANG_READY;
@@ -547,6 +549,8 @@ MigGangStep migration_gang_iterate(MigrationState *s)
     gang_source_set_progress(gang_out.source, false,
                              remaining / GANG_PAGE_SIZE,
                              stat64_get(&mig_stats.dirty_sync_count));
+    migration_gang_rates(&rates);
+    gang_source_set_rates(gang_out.source, &rates);
 
     /*
      * A packet of references is a hundred bytes and half a MiB of work: the

@@ -31,6 +31,7 @@ typedef void MigGangRedirty(void *opaque, void *block, uint64_t offset);
 struct GangSource;
 struct GangDestination;
 struct GangStats;
+struct GangRates;
 
 /* Is multifd set up to use the gang method? */
 bool migrate_gang(void);
@@ -103,6 +104,10 @@ bool migration_gang_is_zero(const void *page, size_t size);
 /* For the multifd method; NULL when there is no gang migration. */
 struct GangSource *migration_gang_source(void);
 struct GangDestination *migration_gang_destination(void);
+
+/* How the outgoing migration gets on.  Any thread. */
+void migration_gang_rates(struct GangRates *rates);
+void migration_gang_rates_reset(void);
 
 /* Keeps the figures of a migration that ended, for query-gang. */
 void migration_gang_remember(const struct GangStats *stats, int result);

@@ -7,6 +7,7 @@
 #define GANG_FAKE_QEMU_H
 
 #include <atomic>
+#include <map>
 #include <mutex>
 
 #include "gangd_process.h"
@@ -35,6 +36,8 @@ class FakeQemu {
     std::string dies_at;                            // this command: no answer any more
     std::string silent_at;                          // this command: no answer, but it lives
     int steps = 3;                                  // -1: for ever, until cancelled
+    std::map<std::string, json> answers; // to these commands, whatever else it would say
+    std::vector<json> rams; // of one look at query-migrate after the other; the last stays
     int loads = 0; // looks at query-status while it still loads what has arrived
     bool has_gang = true;
     FakeQemu *arrives_at = nullptr; // which runs once this has completed
@@ -122,6 +125,9 @@ class FakeQemu {
         Say(fd, answer);
     }
     json Do(const std::string &command) {
+        if (auto it = answers.find(command); it != answers.end()) {
+            return it->second;
+        }
         if (command == "query-status") {
             if (run_state == "running" && loads > 0) {
                 loads--;
@@ -163,7 +169,14 @@ class FakeQemu {
             if (migration == "active" || migration == "completed") {
                 info["total-time"] = 1234;
                 info["downtime"] = 56;
-                info["ram"] = {{"total", 1000}, {"remaining", 100}, {"transferred", 789}};
+                info["ram"] = {{"total", 409600},   {"remaining", 40960}, {"transferred", 789},
+                               {"page-size", 4096}, {"normal", 60},       {"duplicate", 30}};
+                if (!rams.empty()) {
+                    info["ram"].update(rams.front());
+                    if (rams.size() > 1) {
+                        rams.erase(rams.begin());
+                    }
+                }
             }
             return info;
         }
@@ -171,7 +184,8 @@ class FakeQemu {
             return {
                 {"role", "source"},     {"phase", migration == "active" ? "scanning" : migration},
                 {"zero-pages", 1},      {"literal-pages", 2},
-                {"published-pages", 3}, {"referenced-pages", 4}};
+                {"published-pages", 3}, {"referenced-pages", 4},
+                {"saved-bytes", 5}};
         }
         return json::object();
     }

@@ -66,7 +66,7 @@ class GangctlTerminal : public testing::Test {
     json plan;
 };
 
-TEST_F(GangctlTerminal, HasABarForEachVmDrawnInPlace) {
+TEST_F(GangctlTerminal, HasABarForEachVmAndTheGangDrawnInPlace) {
     int status = -1;
     std::string seen = OnTerminal(80, &status);
     EXPECT_EQ(status, 0) << ReadAll(dir / "err");
@@ -74,7 +74,7 @@ TEST_F(GangctlTerminal, HasABarForEachVmDrawnInPlace) {
     EXPECT_NE(seen.find("vm1"), std::string::npos) << seen;
     EXPECT_NE(seen.find("[#####"), std::string::npos) << seen;
     EXPECT_NE(seen.find("16.0K shared"), std::string::npos) << seen; // 4 pages
-    EXPECT_NE(seen.find("\x1b[2A"), std::string::npos) << seen;      // back up two lines
+    EXPECT_NE(seen.find("\x1b[3A"), std::string::npos) << seen;      // two VMs and the gang
     EXPECT_NE(seen.find("gang completed"), std::string::npos) << seen;
 }
 

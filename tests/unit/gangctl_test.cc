@@ -80,8 +80,9 @@ TEST_F(GangctlTest, MigratesAllAndReportsEach) {
     EXPECT_EQ(result["result"], "completed");
     ASSERT_EQ(result["vms"].size(), 2u);
     json expected = {{"name", "vm0"},      {"status", "completed"}, {"total_ms", 1234},
-                     {"downtime_ms", 56},  {"wire_bytes", 789},     {"zero_pages", 1},
-                     {"literal_pages", 2}, {"published_pages", 3},  {"referenced_pages", 4},
+                     {"downtime_ms", 56},  {"wire_bytes", 789},     {"saved_bytes", 5},
+                     {"zero_pages", 1},    {"literal_pages", 2},    {"published_pages", 3},
+                     {"referenced_pages", 4},
                      {"error", ""},        {"at", "destination"},   {"run_state", "running"}};
     EXPECT_EQ(result["vms"][0], expected);
 
@@ -217,6 +218,104 @@ TEST_F(GangctlPreflight, CoordinatorThatIsDead) {
     gangd.process->Signal(SIGKILL);
     gangd.process->Wait();
     Expect("no coordinator at");
+}
+
+// What would only come out when the VM is stopped, or when others have started.
+TEST_F(GangctlPreflight, MachinesThatDiffer) {
+    sources[0]->answers["query-memory-size-summary"] = {{"base-memory", 4 << 20},
+                                                        {"plugged-memory", 4 << 20}};
+    destinations[0]->answers["query-memory-size-summary"] = {{"base-memory", 4 << 20}};
+    sources[1]->answers["qom-get"] = "pc-q35-10.0-machine";
+    destinations[1]->answers["qom-get"] = "pc-q35-9.0-machine";
+    sources[1]->answers["query-cpus-fast"] = json::array({1, 2});
+    destinations[1]->answers["query-cpus-fast"] = json::array({1});
+    destinations[1]->answers["query-migrate-parameters"] = {{"tls-creds", "tls0"}};
+    Expect("vm0 (destination): it has 4.0 MiB of RAM, its source 8.0 MiB");
+    EXPECT_NE(Out().find("vm1 (destination): its machine is pc-q35-9.0"), std::string::npos);
+    EXPECT_NE(Out().find("vm1 (destination): it has 1 CPUs, its source 2"), std::string::npos);
+    EXPECT_NE(Out().find("TLS is set up at the destination only"), std::string::npos);
+}
+TEST_F(GangctlPreflight, SourceThatCannotMigrate) {
+    sources[0]->answers["query-migrate"] = {{"status", "none"},
+                                            {"blocked-reasons", json::array({"a mounted disk"})}};
+    sources[1]->answers["query-migrate-capabilities"] = {
+        {{"capability", "xbzrle"}, {"state", true}}, {{"capability", "events"}, {"state", true}}};
+    Expect("vm0 (source): it cannot migrate: a mounted disk");
+    EXPECT_NE(Out().find("vm1 (source): its migration capability xbzrle"), std::string::npos);
+    EXPECT_EQ(Out().find("capability events"), std::string::npos);
+}
+TEST_F(GangctlPreflight, DestinationWithoutTheMemory) {
+    sources[0]->answers["query-memory-size-summary"] = {{"base-memory", int64_t{1} << 50}};
+    Expect("the destination host has");
+}
+TEST_F(GangctlPreflight, GangOfThisIdUnderWay) {
+    auto member = gangd.Source("web", "other", 2);
+    ASSERT_TRUE(Soon([&] { return !gangd.Status()["gangs"].empty(); }));
+    Expect("a gang web is under way");
+}
+
+TEST_F(GangctlTest, MemoryMayBeOvercommittedOnRequest) {
+    sources[0]->answers["query-memory-size-summary"] = {{"base-memory", int64_t{1} << 50}};
+    Start();
+    EXPECT_EQ(Migrate({"--overcommit"})->Wait(), 0) << Out();
+    EXPECT_NE(Out().find("the destination host has"), std::string::npos);
+}
+
+// Memory that the destination has taken already does not have to be there once more.
+TEST_F(GangctlTest, PreallocatedMemoryIsNotAskedForAgain) {
+    sources[0]->answers["query-memory-size-summary"] = {{"base-memory", int64_t{1} << 50}};
+    json backend = {{"size", int64_t{1} << 50}, {"prealloc", true}};
+    destinations[0]->answers["query-memdev"] = json::array({backend});
+    Start();
+    EXPECT_EQ(Migrate()->Wait(), 0) << Out();
+}
+
+TEST_F(GangctlTest, DryRunChecksAndStartsNothing) {
+    Start();
+    EXPECT_EQ(Migrate({"--dry-run"})->Wait(), 0) << Err() << Out();
+    EXPECT_EQ(Result()["result"], "ready");
+    ExpectUntouched();
+}
+
+TEST_F(GangctlTest, DryRunSaysWhatIsWrong) {
+    destinations[1]->run_state = "running";
+    Start();
+    EXPECT_EQ(Migrate({"--dry-run"})->Wait(), 1);
+    EXPECT_NE(Out().find("vm1 (destination): it does not wait"), std::string::npos);
+    ExpectUntouched();
+}
+
+TEST_F(GangctlTest, EventsHaveTheFiguresOfEachVmAndOfTheGang) {
+    Start();
+    EXPECT_EQ(Migrate()->Wait(), 0) << Out();
+    std::istringstream lines(Out());
+    json vm, whole;
+    for (std::string line; std::getline(lines, line);) {
+        json event = json::parse(line, nullptr, false);
+        (event["event"] == "progress" ? vm : event["event"] == "gang" ? whole : event) = event;
+    }
+    for (const char *key : {"phase", "percent", "wire_bytes", "saved_bytes", "remaining_bytes",
+                            "bytes_per_second", "dirty_bytes_per_second", "estimated_ms"}) {
+        EXPECT_TRUE(vm.contains(key)) << key << vm;
+        EXPECT_TRUE(whole.contains(key)) << key << whole;
+    }
+    for (const char *key : {"vm", "status", "round", "zero_pages", "literal_pages",
+                            "published_pages", "referenced_pages", "patched_pages", "delta_pages"}) {
+        EXPECT_TRUE(vm.contains(key)) << key << vm;
+    }
+    EXPECT_EQ(whole["percent"], 100);
+    EXPECT_EQ(whole["completed"], 2);
+}
+
+TEST_F(GangctlTest, EstimateOfAQemuThatHasNoneIsAnError) {
+    for (auto &source : sources) {
+        source->refuses = "getfd";
+    }
+    Start();
+    std::ofstream(dir / "plan.json") << plan;
+    EXPECT_EQ(Run({"estimate", "--json", "--plan", dir / "plan.json"})->Wait(), 1);
+    EXPECT_NE(Result()["error"].get<std::string>().find("vm0: getfd"), std::string::npos) << Out();
+    ExpectUntouched();
 }
 
 TEST_F(GangctlTest, CoordinatorOfAnotherHostIsNotLookedAt) {

@@ -228,6 +228,18 @@ GANG_API uint64_t gang_source_take_deferred(GangSource *source, bool all,
 /* For status only. */
 GANG_API void gang_source_set_progress(GangSource *source, bool switchover,
                                        uint64_t remaining_pages, uint64_t round);
+
+/* How a migration gets on, for those who look at it from outside. */
+typedef struct GangRates {
+    uint64_t handled_pages;    /* zero pages too, each time one was sent */
+    uint64_t wire_bytes;       /* of the whole migration */
+    uint64_t bytes_per_second; /* on the wire */
+    uint64_t dirty_bytes_per_second; /* that the guest writes, as last measured */
+    uint64_t progress;         /* 1/1000; never goes back */
+    uint64_t left_ms;          /* UINT64_MAX: cannot be told */
+} GangRates;
+/* For status only, a few times a second. */
+GANG_API void gang_source_set_rates(GangSource *source, const GangRates *rates);
 /* Any thread. */
 GANG_API void gang_source_stats(const GangSource *source, GangStats *stats);
 
@@ -282,6 +294,51 @@ GANG_API int gang_destination_finish(GangDestination *destination, uint32_t chan
                                      uint8_t out[GANG_MAX_RETURN_MESSAGE], char **error);
 
 GANG_API void gang_destination_stats(const GangDestination *destination, GangStats *stats);
+
+/* ---------------------------------------------------------------- estimate */
+
+/*
+ * What a source would send, without a destination: every VM of the gang scans
+ * its memory into a directory that the client made, then each does what its
+ * first round would do, and forgets the packets.  One thread at a time.
+ */
+typedef struct GangEstimate GangEstimate;
+
+typedef struct GangEstimateConfig {
+    int directory;        /* sealed memfd; stays the caller's */
+    uint32_t member;      /* number of this VM's record there */
+    uint32_t channels;    /* 1 to GANG_MAX_CHANNELS */
+    GangCompressionKind compression; /* GANG_COMPRESS_AUTO: as zstd at level 1 */
+    int level;
+    GangDedupKind dedup;
+} GangEstimateConfig;
+
+/* NULL on failure. */
+GANG_API GangEstimate *gang_estimate_new(const GangEstimateConfig *config, char **error);
+/* As gang_source_scan(). */
+GANG_API void gang_estimate_scan(GangEstimate *estimate, const uint8_t *host,
+                                 const uint64_t *offsets, size_t count, GangIsZero *is_zero);
+/* As gang_source_encode(), for a channel of its choice. */
+GANG_API bool gang_estimate_code(GangEstimate *estimate, const char *id, void *block,
+                                 const uint8_t *host, const uint64_t *offsets, size_t count,
+                                 GangIsZero *is_zero, char **error);
+/* Those of the RAMBlock's pages that had to wait for other members; at the end. */
+GANG_API bool gang_estimate_code_deferred(GangEstimate *estimate, const char *id, void *block,
+                                          const uint8_t *host, char **error);
+
+typedef struct GangEstimateStats {
+    uint64_t scanned_pages;    /* without zero pages */
+    uint64_t zero_pages;
+    uint64_t distinct_pages;   /* different contents in this VM, about */
+    uint64_t sent_pages;       /* coded, without zero pages */
+    uint64_t referenced_pages; /* of those */
+    uint64_t published_pages;
+    uint64_t payload_bytes;
+    uint64_t metadata_bytes;
+} GangEstimateStats;
+/* Any thread. */
+GANG_API void gang_estimate_stats(const GangEstimate *estimate, GangEstimateStats *stats);
+GANG_API void gang_estimate_free(GangEstimate *estimate);
 
 #ifdef __cplusplus
 }

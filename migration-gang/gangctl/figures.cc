@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// Percentages, rates and the time that is left: see figures.h.
+
+#include "figures.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "control_message.h"
+
+namespace gangctl {
+
+using gang::GetUint;
+using nlohmann::json;
+
+namespace {
+
+constexpr double kNearly = 99.9; // what is not complete is not shown as complete
+
+double Percent(uint64_t done, uint64_t left) {
+    if (done == 0) {
+        return 0;
+    }
+    auto d = static_cast<double>(done);
+    return std::min(100 * d / (d + static_cast<double>(left)), kNearly);
+}
+
+void TakeRate(Vm *vm) {
+    int64_t now = NowMs();
+    if (!vm->rate_ms) {
+        vm->rate_ms = now;
+    } else if (now - vm->rate_ms >= 200) {
+        auto per_second = [&](uint64_t bytes, uint64_t before) {
+            return static_cast<double>(bytes - std::min(bytes, before)) * 1000 /
+                   static_cast<double>(now - vm->rate_ms);
+        };
+        auto smooth = [](double old, double rate) {
+            return old > 0 ? 0.6 * old + 0.4 * rate : rate;
+        };
+        vm->rate = smooth(vm->rate, per_second(vm->wire_bytes, vm->rate_bytes));
+        vm->memory_rate = smooth(vm->memory_rate, per_second(vm->done_bytes, vm->rate_done));
+        vm->rate_ms = now;
+    } else {
+        return;
+    }
+    vm->rate_bytes = vm->wire_bytes;
+    vm->rate_done = vm->done_bytes;
+}
+
+json LeftJson(int64_t left_ms) {
+    return left_ms < 0 ? json(nullptr) : json(left_ms);
+}
+
+} // namespace
+
+void TakeFigures(const json &migration, Vm *vm) {
+    if (auto ram = migration.find("ram"); ram != migration.end()) {
+        uint64_t page = gang::kPageSize, zero = 0, other = 0, dirty = 0;
+        GetUint(*ram, "page-size", 1 << 30, &page);
+        GetUint(*ram, "total", INT64_MAX, &vm->ram_bytes);
+        GetUint(*ram, "remaining", INT64_MAX, &vm->remaining_bytes);
+        GetUint(*ram, "transferred", INT64_MAX, &vm->wire_bytes);
+        GetUint(*ram, "dirty-sync-count", INT64_MAX, &vm->round);
+        if (GetUint(*ram, "dirty-pages-rate", INT64_MAX, &dirty)) {
+            vm->dirty_rate = static_cast<double>(dirty) * static_cast<double>(page);
+        }
+        if (GetUint(*ram, "duplicate", INT64_MAX, &zero) &&
+            GetUint(*ram, "normal", INT64_MAX, &other)) {
+            vm->done_bytes = std::max(vm->done_bytes, (zero + other) * page);
+        }
+    }
+    GetUint(migration, "total-time", INT64_MAX, &vm->total_ms);
+    GetUint(migration, "downtime", INT64_MAX, &vm->downtime_ms);
+    TakeRate(vm);
+    // Nothing remains of a migration that was given up, either.
+    std::string status;
+    if (gang::GetString(migration, "status", &status) &&
+        (status == "failed" || status == "cancelled")) {
+        vm->left_ms = -1;
+        return;
+    }
+    vm->reached = std::max(vm->reached, Percent(vm->done_bytes, vm->remaining_bytes));
+    // The guest writes while its memory is sent.
+    double net = vm->memory_rate - vm->dirty_rate;
+    vm->left_ms = vm->done_bytes && net > 0
+                      ? static_cast<int64_t>(static_cast<double>(vm->remaining_bytes) * 1000 / net)
+                      : -1;
+}
+
+void TakeGangFigures(const json &gang, Vm *vm) {
+    GetUint(gang, "zero-pages", INT64_MAX, &vm->zero_pages);
+    GetUint(gang, "literal-pages", INT64_MAX, &vm->literal_pages);
+    GetUint(gang, "published-pages", INT64_MAX, &vm->published_pages);
+    GetUint(gang, "referenced-pages", INT64_MAX, &vm->referenced_pages);
+    GetUint(gang, "patched-pages", INT64_MAX, &vm->patched_pages);
+    GetUint(gang, "delta-pages", INT64_MAX, &vm->delta_pages);
+    GetUint(gang, "saved-bytes", INT64_MAX, &vm->saved_bytes);
+}
+
+GangFigures GangMeter::Look(const Vms &vms) {
+    static constexpr const char *kPhases[] = {"waiting",   "setup",    "greeting",
+                                              "joining",   "scanning", "barrier",
+                                              "migrating", "active",   "switchover"};
+    GangFigures gang;
+    uint64_t done = 0;
+    size_t least = std::size(kPhases);
+    bool told = true;
+    for (const auto &vm : vms) {
+        gang.wire_bytes += vm->wire_bytes;
+        gang.saved_bytes += vm->saved_bytes;
+        done += vm->done_bytes;
+        gang.completed += vm->outcome == Outcome::kCompleted;
+        gang.failed += vm->outcome == Outcome::kFailed || vm->outcome == Outcome::kCancelled;
+        if (vm->over()) {
+            continue;
+        }
+        gang.remaining_bytes += vm->remaining_bytes;
+        gang.rate += vm->rate;
+        gang.dirty_rate += vm->dirty_rate;
+        gang.left_ms = std::max(gang.left_ms, vm->left_ms);
+        told &= vm->left_ms >= 0;
+        auto phase = static_cast<size_t>(
+            std::find(std::begin(kPhases), std::end(kPhases), vm->phase) - std::begin(kPhases));
+        if (gang.phase.empty() || phase < least) {
+            least = phase;
+            gang.phase = vm->phase;
+        }
+    }
+    if (!told) {
+        gang.left_ms = -1;
+    }
+    bool ended = gang.completed + gang.failed == vms.size();
+    if (ended) {
+        gang.phase = "ended";
+        gang.left_ms = 0;
+    }
+    percent_ = std::max(percent_, Percent(done, gang.remaining_bytes));
+    gang.percent = gang.completed == vms.size() ? 100 : percent_;
+    return gang;
+}
+
+json FiguresJson(const Vm &vm) {
+    return {{"status", vm.status()},
+            {"phase", vm.phase},
+            {"percent", vm.percent()},
+            {"round", vm.round},
+            {"wire_bytes", vm.wire_bytes},
+            {"saved_bytes", vm.saved_bytes},
+            {"remaining_bytes", vm.remaining_bytes},
+            {"bytes_per_second", static_cast<uint64_t>(vm.rate)},
+            {"dirty_bytes_per_second", static_cast<uint64_t>(vm.dirty_rate)},
+            {"estimated_ms", LeftJson(vm.over() ? 0 : vm.left_ms)},
+            {"zero_pages", vm.zero_pages},
+            {"literal_pages", vm.literal_pages},
+            {"published_pages", vm.published_pages},
+            {"referenced_pages", vm.referenced_pages},
+            {"patched_pages", vm.patched_pages},
+            {"delta_pages", vm.delta_pages}};
+}
+
+json FiguresJson(const GangFigures &gang) {
+    return {{"phase", gang.phase},
+            {"percent", gang.percent},
+            {"wire_bytes", gang.wire_bytes},
+            {"saved_bytes", gang.saved_bytes},
+            {"remaining_bytes", gang.remaining_bytes},
+            {"bytes_per_second", static_cast<uint64_t>(gang.rate)},
+            {"dirty_bytes_per_second", static_cast<uint64_t>(gang.dirty_rate)},
+            {"estimated_ms", LeftJson(gang.left_ms)},
+            {"completed", gang.completed},
+            {"failed", gang.failed}};
+}
+
+} // namespace gangctl
