@@ -494,7 +494,7 @@ TEST(MemberConfig, CoordinatorOfAnotherBuildIsRefusedAtBothEnds) {
     Error error;
     EXPECT_EQ(gang_source_new(&config, error.out()), nullptr);
     EXPECT_NE(error.text().find("same release"), std::string::npos) << error.text();
-    EXPECT_EQ(gang_destination_new(path.c_str(), "web", "vm1", error.out()), nullptr);
+    EXPECT_EQ(gang_destination_new(path.c_str(), "web", "vm1", GANG_HASH_BY_ANY, error.out()), nullptr);
     EXPECT_NE(error.text().find("same release"), std::string::npos) << error.text();
     other.join();
     close(listener);
