@@ -63,7 +63,7 @@ TEST(GangdBounds, MemoryAndDescriptorsComeBackWhenGangsEnd) {
             members.back()->Send(DestinationJoinRequest(gang, "vm1"));
             EXPECT_EQ(members.back()->Receive()["op"], "store");
         }
-        EXPECT_EQ(Mappings(gangd), 20u);
+        EXPECT_GE(Mappings(gangd), 20u); // parts of one may be mapped with other rights
     }
     EXPECT_TRUE(Soon([&] { return Mappings(gangd) == 0 && Descriptors(gangd) <= before; }))
         << Descriptors(gangd) << " descriptors, " << before << " before";
