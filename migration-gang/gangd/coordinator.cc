@@ -365,7 +365,8 @@ gang::Status Coordinator::MakeStore(Gang *gang, gang::HashKind hash_kind) {
 }
 
 // The hash that a destination asks for; kInvalid: whatever its gang has.
-Refusal Coordinator::ChooseHash(const json &request, gang::HashKind *hash_kind) const {
+Refusal Coordinator::ChooseHash(const Peer &peer, const json &request,
+                                gang::HashKind *hash_kind) const {
     std::string id, name;
     if (!request.contains("hash")) {
         return {};
@@ -380,8 +381,14 @@ Refusal Coordinator::ChooseHash(const json &request, gang::HashKind *hash_kind) 
     }
     gang::GetString(request, "gang", &id);
     auto it = destinations_.find(id);
-    if (it != destinations_.end() && it->second->store &&
-        it->second->store->hash_kind() != *hash_kind) {
+    if (it == destinations_.end()) {
+        return {};
+    }
+    // Whoever has nothing to do with the gang does not learn which hash it has.
+    if (Refusal refusal = CheckOwner(*it->second, peer)) {
+        return refusal;
+    }
+    if (it->second->store && it->second->store->hash_kind() != *hash_kind) {
         return Invalid("gang " + id + " has the hash " +
                        gang::HashKindText(it->second->store->hash_kind()) + ", not " + name +
                        ": give all its VMs the same gang-hash, or use another gang id");
@@ -393,7 +400,7 @@ Refusal Coordinator::JoinDestination(Peer *peer, uint64_t pid, const json &reque
     Gang *gang;
     Member *member;
     gang::HashKind hash_kind = gang::HashKind::kInvalid;
-    if (Refusal refusal = ChooseHash(request, &hash_kind)) {
+    if (Refusal refusal = ChooseHash(*peer, request, &hash_kind)) {
         return refusal;
     }
     if (Refusal refusal = Admit(&destinations_, peer, pid, request, &gang, &member)) {

@@ -156,7 +156,8 @@ class Coordinator {
     gang::Status MakeShare(const Gang &gang, const Member &member,
                            std::unique_ptr<Share> *share) const;
     gang::Status MakeStore(Gang *gang, gang::HashKind hash_kind);
-    Refusal ChooseHash(const nlohmann::json &request, gang::HashKind *hash_kind) const;
+    Refusal ChooseHash(const Peer &peer, const nlohmann::json &request,
+                       gang::HashKind *hash_kind) const;
     void CheckStart(Gang *gang, bool timeout);
     bool Remove(Gangs *gangs, Peer *peer, const char *state, bool said);
     static const char *PhaseOf(const Member &member);

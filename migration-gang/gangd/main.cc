@@ -111,6 +111,11 @@ int main(int argc, char **argv) {
                 spdlog::critical("{}", status.message());
                 return 1;
             }
+            if (options.metrics.find('/') == std::string::npos) {
+                spdlog::warn("metrics at {}: every user of this host, QEMUs too, can read the gangs' "
+                             "ids and figures there",
+                             options.metrics);
+            }
         }
         // Nothing is opened from here on.
         if (!GiveUpPrivileges(options)) {

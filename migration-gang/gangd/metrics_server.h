@@ -36,6 +36,7 @@ class MetricsServer {
     static constexpr size_t kMost = 16;
     static constexpr unsigned kMostMs = 5000;
     static constexpr size_t kMostRequest = 8192;
+    static constexpr int64_t kFreshUs = 100'000; // for so long the same text will do
 
     struct Client {
         std::string request, answer;
@@ -53,6 +54,8 @@ class MetricsServer {
 
     std::function<std::string()> text_;
     std::map<int, Client> clients_;
+    std::string body_; // the text as it was at made_us_
+    int64_t made_us_ = 0;
     int fd_ = -1;
     unsigned watch_ = 0;
     std::string made_; // path of the socket's file

@@ -64,6 +64,8 @@ uint64_t LayoutSignature() {
         offsetof(SlotMeta, hash_lo),
         offsetof(SlotMeta, hash_hi),
         static_cast<uint64_t>(Stat::kRound),
+        static_cast<uint64_t>(Stat::kProgress),
+        static_cast<uint64_t>(Stat::kLeftMs),
         static_cast<uint64_t>(HashKind::kXxh3_128),
         static_cast<uint64_t>(HashKind::kSha256),
     };

@@ -27,6 +27,7 @@
 #include "hw/boards.h"
 #include "monitor/monitor.h"
 #include "system/runstate.h"
+#include "migration/misc.h"
 #include "migration.h"
 #include "options.h"
 #include "ram.h"
@@ -447,7 +448,8 @@ void qmp_gang_estimate_scan(const char *fdname, uint32_t member,
         error_setg(errp, "There's a migration process in progress");
         return;
     }
-    if (runstate_check(RUN_STATE_INMIGRATE)) {
+    if (runstate_check(RUN_STATE_INMIGRATE) ||
+        migration_in_incoming_postcopy()) {
         error_setg(errp, "This VM has not arrived yet");
         return;
     }

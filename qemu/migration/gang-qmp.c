@@ -32,12 +32,16 @@ static struct {
     uint64_t round;
 } gang_last;
 
-/* A GangHashKind: of the last gang-migrate or gang-migrate-incoming. */
+/* A GangHashKind: of the gang-migrate or gang-migrate-incoming under way. */
 static int gang_hash_kind = GANG_HASH_BY_ANY;
 
-int migration_gang_hash(void)
+/* Once: a later migrate by parameters alone asks for none. */
+int migration_gang_take_hash(void)
 {
-    return gang_hash_kind;
+    int kind = gang_hash_kind;
+
+    gang_hash_kind = GANG_HASH_BY_ANY;
+    return kind;
 }
 
 /* 1/1000 of the outgoing migration; atomic, never goes back. */

@@ -331,7 +331,7 @@ bool migration_gang_source_prepare(Error **errp)
     config.level = migrate_multifd_zstd_level();
     config.compression = gang_compression(s->parameters.gang_compression);
     config.dedup = gang_dedup(s->parameters.gang_dedup);
-    config.hash = migration_gang_hash();
+    config.hash = migration_gang_take_hash();
     /* Only while all pages, zero ones too, go through libgang */
     if (migrate_zero_page_detection() == ZERO_PAGE_DETECTION_MULTIFD) {
         config.cache_bytes = migrate_xbzrle_cache_size();
@@ -703,7 +703,7 @@ bool migration_gang_incoming_prepare(Error **errp)
     }
     member = gang_member_name();
     gang_in = gang_destination_new(gang_socket(), s->parameters.gang_id,
-                                   member, migration_gang_hash(), &message);
+                                   member, migration_gang_take_hash(), &message);
     if (!gang_in) {
         gang_error(errp, message);
         return false;

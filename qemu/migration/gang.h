@@ -53,7 +53,7 @@ void migration_gang_params_print(Monitor *mon,
                                  const MigrationParameters *params);
 
 /* A GangHashKind: what the last gang-migrate(-incoming) asked for. */
-int migration_gang_hash(void);
+int migration_gang_take_hash(void);
 
 /* Source, main thread: join the coordinator before a migration starts. */
 bool migration_gang_source_prepare(Error **errp);

@@ -46,6 +46,8 @@ def attempt(bed, members, gangds, side, seed, gang_id):
     victim, *others = members
     peer = hostile(bed, victim, side, seed)
     gang.start(members, bed.hosts, gangds, gang_id=gang_id)
+    wait_for(lambda: "hostile:" in peer.output() or victim.source.status() in gang.DONE,
+             120, "the lie to be told")
     status = ended(victim.source, 20)
     said = peer.output().replace("listening\n", "").strip()
     print(f"{side} {seed}: {said}: {status}, "
