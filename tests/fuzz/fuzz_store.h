@@ -54,6 +54,11 @@ class Input {
         }
         return value;
     }
+    // A number that the input names, and has left.
+    size_t Length(size_t bytes) {
+        const uint64_t wanted = Number(bytes);
+        return wanted < size_ ? static_cast<size_t>(wanted) : size_;
+    }
 
   private:
     const uint8_t *data_;

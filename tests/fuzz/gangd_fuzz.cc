@@ -33,7 +33,7 @@ namespace {
 constexpr size_t kClients = 6;
 
 std::string Text(Input *input) {
-    const size_t n = std::min<size_t>(input->Number(2), input->left());
+    const size_t n = input->Length(2);
     return std::string(reinterpret_cast<const char *>(input->Take(n)), n);
 }
 
@@ -293,7 +293,7 @@ void Serve(Input *input) {
         case 3: { // a hostile member's hand in what gangd reads for status
             client->Receive(&segment);
             const uint64_t offset = input->Number(2);
-            const size_t n = std::min<size_t>(input->Number(1), input->left());
+            const size_t n = input->Length(1);
             if (segment >= 0) {
                 (void)!pwrite(segment, input->Take(n), n, static_cast<off_t>(offset));
                 close(segment);

@@ -117,7 +117,7 @@ void MakeDirectory(uint64_t kind, Input *input, test::Fd *fd) {
     Check(Directory::Create(config, fd->out()).ok(), "a directory can be made");
     if (kind & 4) {
         const uint64_t offset = input->Number(2) % sizeof(DirectoryHeader);
-        const size_t n = std::min<size_t>(input->Number(1), input->left());
+        const size_t n = input->Length(1);
         (void)!pwrite(fd->get(), input->Take(n), n, static_cast<off_t>(offset));
     }
 }
@@ -155,7 +155,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         size_t n = 0;
         switch (what % 12) {
         case 0: // anything
-            n = std::min<size_t>(input.Number(1), input.left());
+            n = input.Length(1);
             memcpy(message, input.Take(n), n);
             failed = !member->ReturnMessage(message, n).ok();
             if (!failed && ReturnMessageType(message, n) == ReturnMessage::kAck) {
@@ -192,11 +192,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             acked[n] += !failed;
             break;
         case 4: { // the coordinator says anything
-            n = std::min<size_t>(input.Number(2), input.left());
             test::Fd segment;
             if (what & 64) {
                 MakeDirectory(0, &input, &segment);
             }
+            n = input.Length(2);
             const std::string text(reinterpret_cast<const char *>(input.Take(n)), n);
             Say(peer, text, segment.get());
             break;

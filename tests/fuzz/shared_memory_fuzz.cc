@@ -32,7 +32,7 @@ void Scribble(int fd, Input *input) {
     Check(fstat(fd, &st) == 0, "a segment has a size");
     const uint64_t size = static_cast<uint64_t>(st.st_size);
     uint64_t offset = input->Number(3) % size;
-    size_t n = std::min<size_t>({input->Number(1), input->left(), size - offset});
+    size_t n = std::min<size_t>(input->Length(1), size - offset);
     if (n) {
         Check(pwrite(fd, input->Take(n), n, static_cast<off_t>(offset)) == static_cast<ssize_t>(n),
               "the segment can be written");
