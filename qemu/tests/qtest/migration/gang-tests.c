@@ -178,11 +178,9 @@ static void assert_kvm(QTestState *who)
  * machine, has moved before, since pages that differ in a byte cost nearly
  * nothing, whatever the bandwidth.
  */
-static void test_gang_kvm_common(bool use_dirty_ring)
+static void test_gang_kvm_dirty_bitmap(void)
 {
-    MigrateStart args = {
-        .use_dirty_ring = use_dirty_ring,
-    };
+    MigrateStart args = {};
     QTestState *from, *to;
     GangTest *t;
 
@@ -207,15 +205,6 @@ static void test_gang_kvm_common(bool use_dirty_ring)
     gangd_stop(t);
 }
 
-static void test_gang_kvm_dirty_bitmap(void)
-{
-    test_gang_kvm_common(false);
-}
-
-static void test_gang_kvm_dirty_ring(void)
-{
-    test_gang_kvm_common(true);
-}
 
 #ifdef CONFIG_GNUTLS
 static void *migrate_hook_start_gang_tls(QTestState *from, QTestState *to)
@@ -366,6 +355,22 @@ static QDict *gang_migrate(QTestState *who, const char *id)
                      " 'gang-socket': '/nonexistent/gangd.sock' } }", id);
 }
 
+/* Until it is known who loses a write with it: see docs/kvm.md */
+static void test_gang_kvm_dirty_ring(void)
+{
+    MigrateStart args = {
+        .use_dirty_ring = true,
+    };
+    QTestState *from, *to;
+
+    if (migrate_start(&from, &to, "defer", &args)) {
+        return;
+    }
+    assert_kvm(from);
+    assert_refused(gang_migrate(from, "qtest"), "dirty ring");
+    migrate_end(from, to, false);
+}
+
 static void test_gang_refused(void)
 {
     static const char *const caps[] = {
@@ -446,7 +451,7 @@ void migration_test_add_gang(MigrationTestEnv *env)
         migration_test_add("/migration/gang/kvm/dirty-bitmap",
                            test_gang_kvm_dirty_bitmap);
         if (env->has_dirty_ring) {
-            migration_test_add("/migration/gang/kvm/dirty-ring",
+            migration_test_add("/migration/gang/kvm/dirty-ring-refused",
                                test_gang_kvm_dirty_ring);
         }
     }
