@@ -48,7 +48,7 @@ TEST_P(Interleaving, EveryObligationHoldsWhateverTheOrderAndWhoeverEnds) {
 
 TEST_P(Interleaving, EveryObligationHoldsInRandomOrders) {
     if (getenv("GANG_SCHEDULE")) {
-        GTEST_SKIP() << "a replay";
+        GTEST_SKIP() << "GANG_SCHEDULE replays one schedule: unset it for the random orders";
     }
     GangCase c(GetParam().plan());
     const Figures figures = Wander(&c, Seed(), Long() ? 200000 : 1500);

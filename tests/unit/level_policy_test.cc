@@ -94,6 +94,36 @@ TEST(LevelPolicy, FromRawItGoesToTheLevelThatPays) {
     EXPECT_EQ(policy.level(), 1);
 }
 
+// What a busy host leaves unsent is no reason to compress, as long as raw packets
+// arrive faster than compressed ones could be made.
+void SendBusy(LevelPolicy *policy, int packets, uint64_t raw_ms, uint64_t *acked) {
+    for (int i = 0; i < packets; i++) {
+        const bool raw = policy->level() == LevelPolicy::kRaw;
+        *acked += raw ? kBytes : kBytes / 3;
+        if (!raw) {
+            policy->Compressed(kBytes, 10 * kMs);
+        }
+        policy->Packet(2 * kMs, raw ? raw_ms * kMs : 10 * kMs, kBytes, raw ? kBytes : kBytes / 3,
+                       {true, raw ? uint64_t{1} << 20 : 0, 0, *acked});
+    }
+}
+
+TEST(LevelPolicy, RawPacketsThatArriveFasterThanZstdIsStayRaw) {
+    LevelPolicy policy;
+    uint64_t acked = 1;
+    SendBusy(&policy, 300, 4, &acked); // 6 ms a raw packet, 10 to compress one
+    EXPECT_EQ(policy.level(), LevelPolicy::kRaw);
+    SendBusy(&policy, 300, 30, &acked);
+    EXPECT_GE(policy.level(), 1);
+}
+
+TEST(LevelPolicy, ALinkThatIsSlowerThanZstdGetsNoRawPackets) {
+    LevelPolicy policy;
+    uint64_t acked = 1;
+    SendBusy(&policy, 40, 30, &acked);
+    EXPECT_EQ(policy.level(), 1);
+}
+
 // The kernel knows better than the clock what the wait was for.
 TEST(LevelPolicy, AWaitInWhichTheLinkWasIdleIsNotForTheLink) {
     LevelPolicy policy;
