@@ -107,10 +107,13 @@ TEST(GangdTrust, GangOfAnotherUserCannotBeJoinedNorMeasured) {
                   // With the right number of members, a wrong one, and a name that is taken:
                   // the answer tells nothing of them.
                   std::set<std::string> answers;
+                  json fast = DestinationJoinRequest("web", "vm2"), slow = fast;
+                  fast["hash"] = "xxh3-128";
+                  slow["hash"] = "sha256";
                   for (const json &request :
                        {SourceJoinRequest("web", "vm2", 2), SourceJoinRequest("web", "vm2", 3),
                         SourceJoinRequest("web", "vm1", 2), DestinationJoinRequest("web", "vm2"),
-                        DestinationJoinRequest("web", "vm1")}) {
+                        DestinationJoinRequest("web", "vm1"), fast, slow}) {
                       RawClient client(gangd.socket);
                       if (!client.Hello() || !client.Send(request) ||
                           client.Refused() != "denied" || client.received >= 0) {
