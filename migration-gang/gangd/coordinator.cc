@@ -228,6 +228,13 @@ gang::Status Coordinator::MakeShare(const Gang &gang, const Member &member,
             config.store_slots = std::min(config.store_slots, m->share.store_slots);
         }
     }
+    if (std::find(spent_.begin(), spent_.end(), config.store_uuid) != spent_.end()) {
+        // Slots would be chosen that are filled already, and the member would fail.
+        spdlog::warn("gang {}: its store at the destination was filled by members that have left: "
+                     "{} shares nothing. Start a gang's members together, with their number",
+                     gang.id, member.name);
+        config.store_slots = config.mirror_pages = 0;
+    }
     config.gang_pages = std::min({pages + pages / here * gang.missing, kMaxGangPages,
                                   std::max(pages, limits_.max_total_pages)});
     auto made = std::make_unique<Share>();
@@ -430,6 +437,12 @@ Refusal Coordinator::JoinDestination(Peer *peer, uint64_t pid, const json &reque
 // on with what they have.)
 void Coordinator::End(Gang *gang) {
     for (auto &[uuid, share] : gang->shares) {
+        if (share && share->directory->slots_taken()) {
+            spent_.push_back(uuid);
+            if (spent_.size() > kMaxSpent) {
+                spent_.pop_front();
+            }
+        }
         if (share && share->fd >= 0 && wipe_) {
             share->directory.reset();
             wipe_(std::exchange(share->fd, -1));

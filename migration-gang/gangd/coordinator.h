@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -166,6 +167,10 @@ class Coordinator {
 
     const Limits limits_;
     const Wipe wipe_;
+    // Stores whose directory has ended, the latest ones: which of their slots are
+    // filled is not known here any more.
+    static constexpr size_t kMaxSpent = 1024;
+    std::deque<gang::Uuid> spent_;
     Gangs sources_;
     Gangs destinations_;
 };

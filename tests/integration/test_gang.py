@@ -191,3 +191,16 @@ def test_memory_that_a_guest_never_had_is_allocated_at_neither_end(bed):
         assert allocated(member.source) < size + (16 << 20)
     gang.check(members)
     gang.run_at_destination(members)
+
+
+def test_a_vm_that_comes_when_the_others_have_left_shares_nothing_and_arrives(bed):
+    """The store outlives the first one's gang at the source, because the second one's
+    destination waits; no slot of it may be filled again."""
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2), gangds)
+    for member in members:
+        gang.start([member], bed.hosts, gangds)
+        gang.wait([member], 120)
+    gang.check(members)
+    assert query(members)[1]["published-pages"] == 0
+    gang.run_at_destination(members)

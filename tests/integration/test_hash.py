@@ -61,6 +61,18 @@ def test_a_hash_that_the_gang_does_not_have_is_refused_at_both_ends(bed):
     assert "has the hash sha256" in first.cmd("query-migrate")["error-desc"]
     first.wait_beats(1)
 
+    # It asked once: a later migrate by parameters alone takes what there is.
+    there[0].close()
+    again = gang.destination_of(first, bed.hosts.b, label="again")
+    bed.closers.append(again.close)
+    listen(again, gangds[1])
+    first.qmp.parameters(multifd_compression="gang", multifd_channels=gang.CHANNELS,
+                         gang_id="gang", gang_socket=gangds[0].socket, gang_members=1)
+    first.qmp.capabilities(multifd=True, return_path=True)
+    first.cmd("migrate", uri=URI)
+    first.wait_migration(60)
+    gang.check([gang.Member(first, again, 4000, status="completed")])
+
     # That was the first one's affair.
     second.qmp.parameters(multifd_channels=gang.CHANNELS)
     second.cmd("gang-migrate", uri="tcp:192.0.2.2:4001", gang_id="gang",

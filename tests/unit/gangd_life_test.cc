@@ -4,6 +4,7 @@
 // gangd's own life: sockets of the dead, socket activation, notification,
 // configuration, farewell.
 
+#include "directory.h"
 #include "gangd_process.h"
 
 #include "testing.h"
@@ -143,6 +144,30 @@ TEST(GangdLife, SocketOfAnotherTypeFromTheServiceManagerIsRefused) {
     close(listener);
     EXPECT_GT(gangd.Wait(), 0);
     EXPECT_NE(ReadAll(dir / "log").find("SEQPACKET"), std::string::npos);
+}
+
+// A store outlives the gang at the source where some of its VMs are still to come.
+// What is in it is not known any more, so no slot of it is given out again.
+TEST(GangdLife, StoreOfAGangThatEndedIsNotFilledAgain) {
+    Gangd gangd;
+    auto slots = [&](const char *member, char store) {
+        auto client = std::make_unique<RawClient>(gangd.socket);
+        EXPECT_TRUE(client->Hello());
+        EXPECT_TRUE(client->Send(SourceJoinRequest("web", member, 1, store)));
+        EXPECT_EQ(client->Receive().value("op", ""), "directory");
+        std::unique_ptr<Directory> directory;
+        int fd = client->TakeFd();
+        EXPECT_TRUE(Directory::Open(fd, &directory).ok());
+        close(fd);
+        uint32_t first;
+        const bool taken = directory->TakeChunk(0, 0, &first);
+        client.reset();
+        EXPECT_TRUE(Soon([&] { return gangd.Status()["gangs"].empty(); }));
+        return taken;
+    };
+    EXPECT_TRUE(slots("vm1", 'a'));
+    EXPECT_FALSE(slots("vm2", 'a'));
+    EXPECT_TRUE(slots("vm2", 'b'));
 }
 
 TEST(GangdLife, TellsTheServiceManagerWhenItIsReadyAndWhenItStops) {
