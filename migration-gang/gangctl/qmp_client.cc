@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "control_message.h"
+#include "descriptor.h"
 
 namespace gangctl {
 
@@ -168,21 +169,8 @@ Status QmpClient::SendCommand(const std::string &command, const json &arguments,
     size_t sent = 0;
     int64_t deadline = NowMs() + kTimeoutMs;
     while (sent < text.size()) {
-        iovec part = {text.data() + sent, text.size() - sent};
-        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-        msghdr message = {};
-        message.msg_iov = &part;
-        message.msg_iovlen = 1;
-        if (pass >= 0 && sent == 0) {
-            message.msg_control = control;
-            message.msg_controllen = sizeof(control);
-            cmsghdr *rights = CMSG_FIRSTHDR(&message);
-            rights->cmsg_level = SOL_SOCKET;
-            rights->cmsg_type = SCM_RIGHTS;
-            rights->cmsg_len = CMSG_LEN(sizeof(int));
-            memcpy(CMSG_DATA(rights), &pass, sizeof(int));
-        }
-        ssize_t n = sendmsg(fd_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = gang::SendWithDescriptor(fd_, text.data() + sent, text.size() - sent,
+                                             sent == 0 ? pass : -1);
         if (n >= 0) {
             sent += static_cast<size_t>(n);
         } else if (errno == EAGAIN) {

@@ -16,6 +16,7 @@
 #include <spdlog/spdlog.h>
 
 #include "control_message.h"
+#include "descriptor.h"
 
 namespace gangd {
 
@@ -152,21 +153,7 @@ void Connection::Send(const nlohmann::json &message, int fd) {
 void Connection::Flush() {
     while (!queue_.empty()) {
         Message &message = queue_.front();
-        iovec part = {.iov_base = message.text.data(), .iov_len = message.text.size()};
-        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-        msghdr header = {};
-        header.msg_iov = &part;
-        header.msg_iovlen = 1;
-        if (message.fd >= 0) {
-            header.msg_control = control;
-            header.msg_controllen = sizeof(control);
-            cmsghdr *rights = CMSG_FIRSTHDR(&header);
-            rights->cmsg_level = SOL_SOCKET;
-            rights->cmsg_type = SCM_RIGHTS;
-            rights->cmsg_len = CMSG_LEN(sizeof(int));
-            memcpy(CMSG_DATA(rights), &message.fd, sizeof(int));
-        }
-        if (sendmsg(fd_, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        if (gang::SendWithDescriptor(fd_, message.text.data(), message.text.size(), message.fd) < 0) {
             if (errno == EINTR) {
                 continue;
             }

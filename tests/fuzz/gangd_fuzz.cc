@@ -21,6 +21,7 @@
 #include <string>
 
 #include "control_message.h"
+#include "descriptor.h"
 #include "fuzz_store.h"
 #include "server.h"
 
@@ -218,21 +219,7 @@ class Client {
     }
     // with_fd: and a descriptor that nobody asked for.
     void Send(const std::string &text, bool with_fd = false) {
-        iovec part = {const_cast<char *>(text.data()), text.size()};
-        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-        msghdr header = {};
-        header.msg_iov = &part;
-        header.msg_iovlen = 1;
-        if (with_fd && fd_ >= 0) {
-            header.msg_control = control;
-            header.msg_controllen = sizeof(control);
-            cmsghdr *rights = CMSG_FIRSTHDR(&header);
-            rights->cmsg_level = SOL_SOCKET;
-            rights->cmsg_type = SCM_RIGHTS;
-            rights->cmsg_len = CMSG_LEN(sizeof(int));
-            memcpy(CMSG_DATA(rights), &fd_, sizeof(int));
-        }
-        (void)sendmsg(fd_, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
+        (void)SendWithDescriptor(fd_, text.data(), text.size(), with_fd ? fd_ : -1);
     }
     // The next message, or null.  `segment`: what came with it; the caller's to close.
     json Receive(int *segment) {

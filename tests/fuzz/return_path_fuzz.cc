@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "control_message.h"
+#include "descriptor.h"
 #include "fuzz_store.h"
 #include "source_member.h"
 
@@ -76,21 +77,7 @@ class Coordinator {
 };
 
 void Say(int fd, const std::string &text, int segment) {
-    iovec part = {const_cast<char *>(text.data()), text.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    msghdr header = {};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    if (segment >= 0) {
-        header.msg_control = control;
-        header.msg_controllen = sizeof(control);
-        cmsghdr *rights = CMSG_FIRSTHDR(&header);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(rights), &segment, sizeof(int));
-    }
-    (void)sendmsg(fd, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)SendWithDescriptor(fd, text.data(), text.size(), segment);
 }
 
 Greeting RightGreeting() {
