@@ -17,6 +17,9 @@ void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_by
         Try(worked_ns + waited_ns, raw_bytes, link);
         return;
     }
+    if (link.valid && link.acked < tried_until_) {
+        return; // what is unsent is the trial's
+    }
     worked_ += worked_ns;
     waited_ += waited_ns;
     known_ += link.valid;
@@ -102,6 +105,7 @@ void LevelPolicy::Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link) {
         }
         step_ = kFirst;
         last_move_ = 0;
+        tried_until_ = link.acked ? link.acked + link.unsent : 0;
         Hold(0);
     } else if (tried_bytes_ >= kTryBytes) {
         trying_ = false;
@@ -127,7 +131,9 @@ void LevelPolicy::Decide(const LinkState &link) {
     // could send are worth some CPU.  Raw pages are often found unsent because
     // nobody had a CPU to take them; a link that is too slow holds most of them up.
     static constexpr uint64_t kEnough[] = {4, 3, 5, 6, 6};
-    Vote(on_link >= kEnough[step_] ? +1 : on_link == 0 ? -1 : 0);
+    // Above level 1 a link that is seldom waited for is not worth the CPU time.
+    static constexpr uint64_t kTooLittle[] = {0, 0, 0, 2, 3};
+    Vote(on_link >= kEnough[step_] ? +1 : on_link <= kTooLittle[step_] ? -1 : 0);
 }
 
 void LevelPolicy::Vote(int direction) {

@@ -23,7 +23,7 @@ struct LinkState {
 // Not thread-safe; no clock of its own.  Steps: raw, zstd -5, 1, 3 and 5.  It
 // begins with level 1, and soon sends a few packets raw: if some find what was
 // before them unsent, the link is too slow for that, and level 1 it is for a while,
-// however idle the link.  From then on windows of packets vote; some votes in a row
+// however idle the link.  When all of these have left, windows of packets vote; some votes in a row
 // for one direction move one step.  Raw packets are not given up while they arrive
 // faster than compressed ones could be made: where both hosts are short of CPU, much
 // is found unsent that no link holds up.  A move that had to be taken back is not made
@@ -77,6 +77,7 @@ class LevelPolicy {
     bool trying_ = true;
     uint64_t begun_ = 0, tried_bytes_ = 0, tries_behind_ = 0, tried_unsent_ = 0, tried_ns_ = 0;
     uint64_t try_acked_ = 0; // when the first raw packet was made
+    uint64_t tried_until_ = 0; // acked, once nothing of the trial is unsent
     uint64_t made_bytes_ = 0, made_ns_ = 0; // of compressed packets, the older the less
     uint64_t worked_ = 0, waited_ = 0, packets_ = 0; // of this window
     uint64_t raw_ = 0, coded_ = 0;

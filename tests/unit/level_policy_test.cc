@@ -6,6 +6,8 @@
 
 #include "level_policy.h"
 
+#include <algorithm>
+
 #include <gtest/gtest.h>
 
 #include "test_vm.h"
@@ -121,6 +123,47 @@ TEST(LevelPolicy, ALinkThatIsSlowerThanZstdGetsNoRawPackets) {
     LevelPolicy policy;
     uint64_t acked = 1;
     SendBusy(&policy, 40, 30, &acked);
+    EXPECT_EQ(policy.level(), 1);
+}
+
+// A link that carries `per_ms`, and a channel that makes a packet in 10 ms; what it
+// has not sent by then is in the socket.
+void SendThrough(LevelPolicy *policy, int packets, uint64_t per_ms) {
+    uint64_t unsent = 0, acked = 1;
+    for (int i = 0; i < packets; i++) {
+        const bool raw = policy->level() == LevelPolicy::kRaw;
+        const uint64_t coded = raw ? kBytes : kBytes / 3, wait = raw ? 1 : 8;
+        const uint64_t sent = std::min(unsent, (2 + wait) * per_ms);
+        unsent -= sent;
+        acked += sent;
+        if (!raw) {
+            policy->Compressed(kBytes, 10 * kMs);
+        }
+        policy->Packet(2 * kMs, wait * kMs, kBytes, coded, {true, unsent, 0, acked});
+        unsent += coded;
+    }
+}
+
+// The trial fills the socket, also where level 1 leaves the link idle for a third of
+// the time: nothing that would pay for a higher level.
+TEST(LevelPolicy, WhatTheTrialLeftUnsentIsNoReasonForAHigherLevel) {
+    for (int packets : {20, 40, 60, 80, 100}) {
+        LevelPolicy policy;
+        SendThrough(&policy, packets, kBytes / 20);
+        EXPECT_EQ(policy.level(), 1) << packets;
+    }
+    LevelPolicy policy;
+    SendThrough(&policy, 500, kBytes / 60);
+    EXPECT_GE(policy.level(), 3);
+}
+
+TEST(LevelPolicy, AHighLevelIsLeftWhenTheLinkIsSeldomWaitedFor) {
+    LevelPolicy policy;
+    Send(&policy, 500, 2, 40);
+    ASSERT_EQ(policy.level(), 5);
+    for (int i = 0; i < 1000; i++) { // one packet in eight finds something unsent
+        Send(&policy, 1, 10, 1, {true, i % 8 ? 0 : uint64_t{1} << 20, 0});
+    }
     EXPECT_EQ(policy.level(), 1);
 }
 
