@@ -34,7 +34,6 @@
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "exec/target_page.h"
-#include "system/kvm.h"
 #include "system/system.h"
 #include "migration/misc.h"
 #include "migration.h"
@@ -314,15 +313,6 @@ bool migration_gang_source_prepare(Error **errp)
         return true;
     }
     if (!gang_prepare(errp)) {
-        return false;
-    }
-    /*
-     * A write was lost in each of three runs of QEMU's migration test with a
-     * dirty ring and a gang, on one nested KVM: docs/kvm.md.
-     */
-    if (kvm_enabled() && kvm_dirty_ring_enabled()) {
-        error_setg(errp, "Gang migration does not support KVM's dirty ring: "
-                   "start the VM without dirty-ring-size");
         return false;
     }
     if (!migrate_return_path()) {

@@ -6,7 +6,7 @@
 // they are, and the reference decoder is of the same opinion about each packet.
 //
 // First byte, bit 0: constant fields, packet numbers and checksums are put right,
-// so that the fuzzer need not guess them.  Then packets.
+// so that the fuzzer need not guess them; bit 1: a gang by SHA-256.  Then packets.
 
 #include <cstring>
 
@@ -35,12 +35,16 @@ void Repair(uint8_t *header, uint32_t number) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Input input(data, size);
-    const bool repair = input.Number(1) & 1;
+    const uint64_t choice = input.Number(1);
+    const bool repair = choice & 1;
+    const HashKind kind = KindOf(choice);
 
     test::Fd fd;
-    std::unique_ptr<Store> store = MakeStore(true, &fd);
-    static const reference::ReferenceStore kEmpty(kSlots, kSeed.data());
-    reference::ReferenceStore reference_store = kEmpty;
+    std::unique_ptr<Store> store = MakeStore(kind, true, &fd);
+    static const reference::ReferenceStore kEmpty[] = {
+        {kSlots, kSeed.data(), static_cast<uint32_t>(KindOf(0))},
+        {kSlots, kSeed.data(), static_cast<uint32_t>(KindOf(2))}};
+    reference::ReferenceStore reference_store = kEmpty[kind == HashKind::kSha256];
     for (uint32_t slot = 0; slot < kFilled; slot++) {
         reference::Bytes page(kPageSize);
         test::FillPage(page.data(), 100 + slot);

@@ -9,9 +9,9 @@
 
 namespace gang::fuzz {
 
-std::unique_ptr<Store> MakeStore(bool filled, test::Fd *fd) {
+std::unique_ptr<Store> MakeStore(HashKind kind, bool filled, test::Fd *fd) {
     std::unique_ptr<Store> store;
-    Check(Store::Create(kSlots, HashKind::kXxh3_128, fd->out()).ok(), "a store can be made");
+    Check(Store::Create(kSlots, kind, fd->out()).ok(), "a store can be made");
     Check(pwrite(fd->get(), kSeed.data(), kSeed.size(), offsetof(StoreHeader, seed)) ==
               static_cast<ssize_t>(kSeed.size()),
           "its seed can be set");

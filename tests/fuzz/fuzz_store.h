@@ -33,8 +33,13 @@ inline void Check(bool promise, const char *what) {
     }
 }
 
+// The hash of an input whose first byte is `choice`: bit 1 is for SHA-256.
+constexpr HashKind KindOf(uint64_t choice) {
+    return choice & 2 ? HashKind::kSha256 : HashKind::kXxh3_128;
+}
+
 // A store of kSlots with kSeed; `filled`: with its first pages in it.
-std::unique_ptr<Store> MakeStore(bool filled, test::Fd *fd);
+std::unique_ptr<Store> MakeStore(HashKind kind, bool filled, test::Fd *fd);
 
 // The input, taken from the front; zeros when it is used up.
 class Input {

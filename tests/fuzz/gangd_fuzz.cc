@@ -55,7 +55,7 @@ json Request(Input *input) {
                    {"members", 1 + input->Number(1) % 3},
                    {"store", std::string(32, static_cast<char>('a' + input->Number(1) % 2))},
                    {"seed", std::string(32, '5')},
-                   {"hash", "xxh3-128"},
+                   {"hash", HashKindName(KindOf(what >> 5))},
                    {"slots", 128},
                    {"page-size", 4096},
                    {"ram-pages", 64},

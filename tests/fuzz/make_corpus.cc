@@ -24,10 +24,12 @@ void Write(const std::filesystem::path &path, const test::Bytes &bytes) {
     Check(out.good(), "the corpus can be written");
 }
 
-// A VM's stream to a store whose first slots hold contents 100 to 107.
+// A VM's stream to a store whose first slots hold contents 100 to 107.  `choice`: the
+// first byte, as decoder_fuzz.cc reads it.
 test::Bytes Stream(const EncoderOptions &options, const std::vector<std::vector<uint64_t>> &packets,
-                   bool repair) {
+                   uint8_t choice) {
     DirectoryConfig config;
+    config.hash_kind = KindOf(choice);
     config.seed = kSeed;
     config.gang_pages = 1024;
     config.store_slots = kSlots;
@@ -65,7 +67,7 @@ test::Bytes Stream(const EncoderOptions &options, const std::vector<std::vector<
           "pages can be published");
     directory->SetAcked(publisher, 0, 1);
 
-    test::Bytes stream = {static_cast<uint8_t>(repair)};
+    test::Bytes stream = {choice};
     Check(Encoder::Create(directory.get(), nullptr, member, 0, options, &encoder).ok(),
           "an encoder can be made");
     for (size_t n = 0; n < packets.size(); n++) {
@@ -85,6 +87,17 @@ test::Bytes Stream(const EncoderOptions &options, const std::vector<std::vector<
         directory->SetAcked(member, 0, static_cast<uint32_t>(n + 1));
     }
     return stream;
+}
+
+// The same operations of shared_memory_fuzz.cc or return_path_fuzz.cc on a gang of
+// either hash.
+void WriteOperations(const std::filesystem::path &dir, const std::string &name,
+                     const test::Bytes &operations) {
+    for (uint8_t choice : {0, 2}) {
+        test::Bytes input = {choice};
+        input.insert(input.end(), operations.begin(), operations.end());
+        Write(dir / (name + (choice ? "-sha256" : "")), input);
+    }
 }
 
 test::Bytes BytesOf(const std::string &text) {
@@ -112,17 +125,19 @@ void WriteCodecOperations(const std::filesystem::path &dir) {
     test::Bytes scribbled = similar; // over chunk owners and the mirror
     Append(&scribbled, {0, 64, 32, 1, 8, 0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 64, 2, 4, 255, 255,
                         255, 255, 14, 0, 3, 0, 2, 13, 14, 0, 7, 0});
-    Write(dir / "clone", clone);
-    Write(dir / "similar", similar);
-    Write(dir / "rewritten", rewritten);
-    Write(dir / "scribbled", scribbled);
+    WriteOperations(dir, "clone", clone);
+    WriteOperations(dir, "similar", similar);
+    WriteOperations(dir, "rewritten", rewritten);
+    WriteOperations(dir, "scribbled", scribbled);
 }
 
 void WriteGangd(const std::filesystem::path &dir) {
     // Requests as gangd_fuzz.cc makes them: kind and gang, member, its own, change.
     const test::Bytes hello = {0, 0, 0}, leave = {4, 0, 0}, scanned = {3, 0, 0},
                       status = {5, 0, 0, 0};
-    auto join = [](uint8_t member) { return test::Bytes{1, member, 1, 0, 0}; };
+    auto join = [](uint8_t member, uint8_t hash = 0) {
+        return test::Bytes{static_cast<uint8_t>(1 | hash << 6), member, 1, 0, 0};
+    };
     test::Bytes alone = {1}; // a coordinator alone: two sources, scan, status, leave
     for (uint8_t client : {0, 1}) {
         Append(&alone, {client, 2});
@@ -159,8 +174,14 @@ void WriteGangd(const std::filesystem::path &dir) {
         Append(&text, BytesOf(message));
         Append(&text, {0, 4});
     }
+    test::Bytes sha256 = {1, 0, 2}; // alone by SHA-256, then one that asks for the other
+    Append(&sha256, join(0, 1));
+    Append(&sha256, {1, 2});
+    Append(&sha256, join(1));
+    Append(&sha256, {0, 1, 232, 3});
     Write(dir / "alone", alone);
     Write(dir / "served", served);
+    Write(dir / "sha256", sha256);
     Write(dir / "text", text);
 }
 
@@ -180,11 +201,11 @@ void WriteReturnPath(const std::filesystem::path &dir) {
     test::Bytes refused = {1, 8, 4, static_cast<uint8_t>(error.size()), 0};
     Append(&refused, BytesOf(error));
     refused.push_back(8);
-    Write(dir / "run", run);
-    Write(dir / "alone", alone);
-    Write(dir / "changed", changed);
-    Write(dir / "other", other);
-    Write(dir / "refused", refused);
+    WriteOperations(dir, "run", run);
+    WriteOperations(dir, "alone", alone);
+    WriteOperations(dir, "changed", changed);
+    WriteOperations(dir, "other", other);
+    WriteOperations(dir, "refused", refused);
 }
 
 void WritePlans(const std::filesystem::path &dir) {
@@ -208,7 +229,7 @@ void WriteWords(const std::filesystem::path &path) {
     for (const char *word :
          {"op",      "hello",    "version",  "layout",     "join-source", "join-destination",
           "gang",    "member",   "members",  "store",      "seed",        "slots",
-          "hash",    "xxh3-128", "channels", "ram-pages",  "page-size",   "scanned",
+          "hash",    "xxh3-128", "sha256",   "channels", "ram-pages",  "page-size",   "scanned",
           "leave",   "result",   "status",   "after",      "directory",   "index",
           "joined",  "missing",  "start",    "error",      "code",        "vms",
           "level",   "name",     "source",   "destination", "uri",        "listen",
@@ -246,18 +267,19 @@ int main(int argc, char **argv) {
          {test::SimilarContent(0, 0)},
          {2, test::SimilarContent(0, 2), test::SimilarContent(0, 12)}}};
     for (size_t i = 0; i < streams.size(); i++) {
-        for (bool repair : {false, true}) {
-            std::string name = std::to_string(i) + (repair ? "-repaired" : "");
+        for (uint8_t choice = 0; choice < 4; choice++) {
+            std::string name =
+                std::to_string(i) + (choice & 1 ? "-repaired" : "") + (choice & 2 ? "-sha256" : "");
             Write(root / "decoder" / ("raw-" + name),
-                  Stream({PayloadEncoding::kRaw, 1}, streams[i], repair));
+                  Stream({PayloadEncoding::kRaw, 1}, streams[i], choice));
             Write(root / "decoder" / ("zstd-" + name),
-                  Stream({PayloadEncoding::kZstd, 1}, streams[i], repair));
+                  Stream({PayloadEncoding::kZstd, 1}, streams[i], choice));
         }
     }
 
-    Write(root / "shared_memory" / "publish",
-          {4, 1, 9, 4, 1, 9, 5, 1, 9, 7,   6, 0, 0, 0,  0, 1, 10,
-           0, 0, 9, 0, 3, 1, 0, 0, 0, 200, 5, 1, 9, 11, 0, 0});
+    const std::filesystem::path operations = root / "shared_memory";
+    WriteOperations(operations, "publish", {4, 1, 9, 4, 1, 9, 5, 1, 9, 7,   6, 0, 0, 0,  0, 1, 10,
+                                            0, 0, 9, 0, 3, 1, 0, 0, 0, 200, 5, 1, 9, 11, 0, 0});
     test::Bytes scribble = {4, 1, 9, 4, 1, 9, 7};
     for (uint64_t offset : {0u, 64u, 96u, 192u, 320u, 400u, 74048u, 74112u}) {
         scribble.insert(scribble.end(),
@@ -265,15 +287,15 @@ int main(int argc, char **argv) {
                          static_cast<uint8_t>(offset >> 16), 8, 1, 2, 3, 4, 5, 6, 7, 8, 2, 5, 1, 9,
                          7});
     }
-    Write(root / "shared_memory" / "scribble-directory", scribble);
+    WriteOperations(operations, "scribble-directory", scribble);
     test::Bytes store = {10, 0, 0, 10, 1, 0, 11, 0, 0};
     for (unsigned offset : {0u, 64u, 80u, 4096u, 4104u, 4128u, 12288u, 16384u}) {
         store.insert(store.end(),
                      {1, static_cast<uint8_t>(offset), static_cast<uint8_t>(offset >> 8), 0, 4, 9,
                       9, 9, 9, 3, 11, 0, 0, 11, 1, 0, 10, 2, 0});
     }
-    Write(root / "shared_memory" / "scribble-store", store);
-    WriteCodecOperations(root / "shared_memory");
+    WriteOperations(operations, "scribble-store", store);
+    WriteCodecOperations(operations);
     WriteGangd(root / "gangd");
     WriteReturnPath(root / "return_path");
     WritePlans(root / "plan");

@@ -5,7 +5,8 @@
 // a hostile coordinator (messages, descriptors): it fails or goes on, sends nothing
 // before it was greeted, and holds nothing for acknowledged that it has not sent.
 //
-// Input: operations of one byte and their operands; see the switch.
+// First byte, bit 1: a gang by SHA-256.  Then operations of one byte and their
+// operands; see the switch.
 
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -80,8 +81,9 @@ void Say(int fd, const std::string &text, int segment) {
     (void)SendWithDescriptor(fd, text.data(), text.size(), segment);
 }
 
-Greeting RightGreeting() {
+Greeting RightGreeting(HashKind kind) {
     Greeting greeting;
+    greeting.hash_kind = kind;
     greeting.store.fill('s');
     greeting.seed = kSeed;
     greeting.slots = kSlots;
@@ -90,19 +92,20 @@ Greeting RightGreeting() {
 
 // What a coordinator might send as a directory: bit 0: of another store; bit 1: no
 // memfd of the right kind; bit 2: with bytes of the input in its header.
-void MakeDirectory(uint64_t kind, Input *input, test::Fd *fd) {
-    if (kind & 2) {
+void MakeDirectory(uint64_t what, HashKind kind, Input *input, test::Fd *fd) {
+    if (what & 2) {
         *fd->out() = memfd_create("nothing", MFD_CLOEXEC);
         return;
     }
     DirectoryConfig config;
-    config.store_uuid.fill(kind & 1 ? 'o' : 's');
+    config.store_uuid.fill(what & 1 ? 'o' : 's');
+    config.hash_kind = kind;
     config.seed = kSeed;
     config.gang_pages = 64;
-    config.store_slots = kind & 8 ? 2 * kSlots : kSlots;
+    config.store_slots = what & 8 ? 2 * kSlots : kSlots;
     config.mirror_pages = 8;
     Check(Directory::Create(config, fd->out()).ok(), "a directory can be made");
-    if (kind & 4) {
+    if (what & 4) {
         const uint64_t offset = input->Number(2) % sizeof(DirectoryHeader);
         const size_t n = input->Length(1);
         (void)!pwrite(fd->get(), input->Take(n), n, static_cast<off_t>(offset));
@@ -114,6 +117,7 @@ void MakeDirectory(uint64_t kind, Input *input, test::Fd *fd) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static auto *const coordinator = new Coordinator; // its thread never ends
     Input input(data, size);
+    const HashKind kind = KindOf(input.Number(1));
     SourceMemberConfig config;
     config.socket = coordinator->path();
     config.gang = "gang";
@@ -153,7 +157,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             break;
         case 1: { // a greeting with some bytes changed
             const bool before = member->greeted();
-            StoreGreeting(RightGreeting(), message);
+            StoreGreeting(RightGreeting(kind), message);
             for (uint64_t changes = what >> 4; changes; changes--) {
                 message[input.Number(1) % kGreetingSize] ^= static_cast<uint8_t>(input.Number(1));
             }
@@ -181,7 +185,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 4: { // the coordinator says anything
             test::Fd segment;
             if (what & 64) {
-                MakeDirectory(0, &input, &segment);
+                MakeDirectory(0, kind, &input, &segment);
             }
             n = input.Length(2);
             const std::string text(reinterpret_cast<const char *>(input.Take(n)), n);
@@ -190,7 +194,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         }
         case 5: { // what it should say, with a directory that may be none
             test::Fd segment;
-            MakeDirectory(what >> 4, &input, &segment);
+            MakeDirectory(what >> 4, kind, &input, &segment);
             Say(peer,
                 R"({"op": "directory", "index": )" + std::to_string(input.Number(1)) +
                     R"(, "joined": 1, "missing": 0})",
@@ -238,8 +242,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             }
             break;
         }
-        Check(member->in_flight() ==
-                  uint64_t{sent[0]} + sent[1] - acked[0] - acked[1],
+        Check(member->in_flight() == uint64_t{sent[0]} + sent[1] - acked[0] - acked[1],
               "what is in flight is what was sent and not acknowledged");
     }
     member->Leave(failed ? LeaveResult::kFailed : LeaveResult::kCompleted);

@@ -6,7 +6,8 @@
 // not hash to what it was stored with, and a VM that migrates meanwhile arrives
 // identical or not at all (invariants 1, 3 and 5).
 //
-// Input: operations of one byte and their operands; see the switch.
+// First byte, bit 1: a gang by SHA-256.  Then operations of one byte and their
+// operands; see the switch.
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -125,9 +126,11 @@ class Vm {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Input input(data, size);
+    const HashKind kind = KindOf(input.Number(1));
     test::Fd directory_fd, store_fd;
-    std::unique_ptr<Store> store = MakeStore(false, &store_fd);
+    std::unique_ptr<Store> store = MakeStore(kind, false, &store_fd);
     DirectoryConfig config;
+    config.hash_kind = kind;
     config.seed = kSeed;
     config.gang_pages = 64;
     config.store_slots = kDirectorySlots;
@@ -219,8 +222,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             break;
         case 12:
             slot = static_cast<uint32_t>(input.Number(1));
-            vm.Write(slot, input.Number(1) & 1 ? test::SimilarContent(slot & 3, input.Number(1) & 15)
-                                               : input.Number(1));
+            vm.Write(slot, input.Number(1) & 1
+                               ? test::SimilarContent(slot & 3, input.Number(1) & 15)
+                               : input.Number(1));
             break;
         case 13:
             vm.Scan();

@@ -171,16 +171,34 @@ static void assert_kvm(QTestState *who)
     qobject_unref(rsp);
 }
 
+static bool file_has_text(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && st.st_size > 0;
+}
+
 /*
  * Live: what the guest writes has to come out of KVM's dirty log, or its memory
  * is not what migrate_end() expects.  Not test_precopy_common(), which waits for
  * more writes after the first pass: a guest that is slow, as in a nested
  * machine, has moved before, since pages that differ in a byte cost nearly
  * nothing, whatever the bandwidth.
+ *
+ * A KVM that emulates real mode may write more pages than its ring holds before
+ * it says that the ring is full: QTEST_KVM_RING_OVERRUNS tells that this one does.
  */
-static void test_gang_kvm_dirty_bitmap(void)
+static void test_gang_kvm_common(bool ring)
 {
-    MigrateStart args = {};
+    g_autofree char *trace = g_strdup_printf("%s/ring-full", tmpfs);
+    g_autofree char *opts = g_strdup_printf("-trace kvm_dirty_ring_full -D %s",
+                                            trace);
+    MigrateStart args = {
+        .use_dirty_ring = ring,
+        .dirty_ring_size = 65536, /* the largest: it is not to be full */
+        .opts_source = ring ? opts : NULL,
+    };
+    bool know_memory = true;
     QTestState *from, *to;
     GangTest *t;
 
@@ -201,10 +219,26 @@ static void test_gang_kvm_dirty_bitmap(void)
     wait_for_migration_complete(from);
     /* The first look, at least one at a running guest, and the last */
     g_assert_cmpint(get_migration_pass(from), >=, 3);
-    migrate_end(from, to, true);
+    if (ring && getenv("QTEST_KVM_RING_OVERRUNS") && file_has_text(trace)) {
+        know_memory = false;
+    }
+    migrate_end(from, to, know_memory);
     gangd_stop(t);
+    unlink(trace);
+    if (!know_memory) {
+        g_test_skip("the ring was full: this KVM loses writes then");
+    }
 }
 
+static void test_gang_kvm_dirty_bitmap(void)
+{
+    test_gang_kvm_common(false);
+}
+
+static void test_gang_kvm_dirty_ring(void)
+{
+    test_gang_kvm_common(true);
+}
 
 #ifdef CONFIG_GNUTLS
 static void *migrate_hook_start_gang_tls(QTestState *from, QTestState *to)
@@ -355,22 +389,6 @@ static QDict *gang_migrate(QTestState *who, const char *id)
                      " 'gang-socket': '/nonexistent/gangd.sock' } }", id);
 }
 
-/* Until it is known who loses a write with it: see docs/kvm.md */
-static void test_gang_kvm_dirty_ring(void)
-{
-    MigrateStart args = {
-        .use_dirty_ring = true,
-    };
-    QTestState *from, *to;
-
-    if (migrate_start(&from, &to, "defer", &args)) {
-        return;
-    }
-    assert_kvm(from);
-    assert_refused(gang_migrate(from, "qtest"), "dirty ring");
-    migrate_end(from, to, false);
-}
-
 static void test_gang_refused(void)
 {
     static const char *const caps[] = {
@@ -451,7 +469,7 @@ void migration_test_add_gang(MigrationTestEnv *env)
         migration_test_add("/migration/gang/kvm/dirty-bitmap",
                            test_gang_kvm_dirty_bitmap);
         if (env->has_dirty_ring) {
-            migration_test_add("/migration/gang/kvm/dirty-ring-refused",
+            migration_test_add("/migration/gang/kvm/dirty-ring",
                                test_gang_kvm_dirty_ring);
         }
     }
