@@ -136,6 +136,15 @@ void WriteGangd(const std::filesystem::path &dir) {
         }
     }
     Append(&alone, {2, 2, 2, 2, 0, 3, 2, 2, 3, 0, 2, 2, 4, 0, 0, 3, 0, 1, 1, 255, 255, 0, 0});
+    test::Bytes again = {1}; // two sources and a destination hand back, one joins, scribbles
+    for (uint8_t client : {0, 1}) {
+        Append(&again, {client, 2, 129, client, 1, 0, client, 0});
+    }
+    Append(&again, {2, 2, 130, 2, 0});
+    Append(&again, {3, 2});
+    Append(&again, join(3));
+    Append(&again, {0, 64, 200, 0, 4, 9, 9, 9, 9, 4, 2});
+    Append(&again, status);
     test::Bytes served = {0};
     for (uint8_t client : {0, 1}) {
         Append(&served, {client, 0, client, 5});
@@ -160,6 +169,7 @@ void WriteGangd(const std::filesystem::path &dir) {
         Append(&text, {0, 4});
     }
     Write(dir / "alone", alone);
+    Write(dir / "again", again);
     Write(dir / "served", served);
     Write(dir / "text", text);
 }
@@ -182,6 +192,7 @@ void WriteReturnPath(const std::filesystem::path &dir) {
     refused.push_back(8);
     Write(dir / "run", run);
     Write(dir / "alone", alone);
+    Write(dir / "again", again);
     Write(dir / "changed", changed);
     Write(dir / "other", other);
     Write(dir / "refused", refused);
