@@ -192,7 +192,6 @@ void WriteReturnPath(const std::filesystem::path &dir) {
     refused.push_back(8);
     Write(dir / "run", run);
     Write(dir / "alone", alone);
-    Write(dir / "again", again);
     Write(dir / "changed", changed);
     Write(dir / "other", other);
     Write(dir / "refused", refused);
