@@ -201,12 +201,38 @@ bool Connection::Overdone() {
     return ++requests_ > pace_.max_requests;
 }
 
+// Most requests carry no descriptor: without a place for them, the kernel closes
+// those that come uninvited, which costs nobody time.  So a look at the message
+// comes first.
+ssize_t Connection::ReceiveMessage(std::string *text, int *fd) {
+    *fd = -1;
+    ssize_t n = recv(fd_, text->data(), text->size(), MSG_DONTWAIT | MSG_PEEK);
+    if (n <= 0) {
+        return n;
+    }
+    if (!owner_->TakesDescriptor(this, text->substr(0, static_cast<size_t>(n)))) {
+        return recv(fd_, text->data(), text->size(), MSG_DONTWAIT);
+    }
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    iovec part = {.iov_base = text->data(), .iov_len = text->size()};
+    msghdr header = {};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    header.msg_control = control;
+    header.msg_controllen = CMSG_LEN(sizeof(int)); // for one: the kernel closes the others
+    n = recvmsg(fd_, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    cmsghdr *rights = n >= 0 ? CMSG_FIRSTHDR(&header) : nullptr;
+    if (rights && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
+        memcpy(fd, CMSG_DATA(rights), sizeof(int));
+    }
+    return n;
+}
+
 bool Connection::Read() {
     // One byte more than a message may have shows one that has too many.
     std::string text(gang::kMaxControlMessage + 1, '\0');
-    // No request carries descriptors: without a place for them, the kernel
-    // closes those that come uninvited.
-    ssize_t n = recv(fd_, text.data(), text.size(), MSG_DONTWAIT);
+    int fd;
+    ssize_t n = ReceiveMessage(&text, &fd);
     if (n < 0) {
         if (errno == EINTR) {
             return true;
@@ -226,19 +252,21 @@ bool Connection::Read() {
         return false;
     }
     if (Overdone()) {
+        owner_->OnUnread(fd);
         Refuse(
             {"limit", "more than " + std::to_string(pace_.max_requests) + " requests in a second"});
         Drop();
         return false;
     }
     if (static_cast<size_t>(n) > gang::kMaxControlMessage) {
+        owner_->OnUnread(fd);
         Refuse({"protocol",
                 "a message has at most " + std::to_string(gang::kMaxControlMessage) + " bytes"});
         Drop();
         return false;
     }
     text.resize(static_cast<size_t>(n));
-    owner_->OnMessage(this, text);
+    owner_->OnMessage(this, text, fd);
     if (greeted && !has_joined && !dropped_) {
         ExpectWithin(pace_.idle_ms);
     }

@@ -33,7 +33,12 @@ class Connection : public Peer {
     class Owner {
       public:
         virtual ~Owner() = default;
-        virtual void OnMessage(Connection *connection, const std::string &text) = 0;
+        // `fd` is the owner's to close; -1: none came, or none was to be taken.
+        virtual void OnMessage(Connection *connection, const std::string &text, int fd) = 0;
+        // Whether a descriptor that comes with this message is taken.
+        virtual bool TakesDescriptor(Connection *connection, const std::string &text) = 0;
+        // A descriptor, or -1, whose message is not looked at: to be closed.
+        virtual void OnUnread(int fd) = 0;
         // The connection has been dropped; delete it, but later.
         virtual void OnDropped(Connection *connection) = 0;
     };
@@ -67,6 +72,8 @@ class Connection : public Peer {
     };
 
     void OnReadable();
+    // As recv(); takes one descriptor along if the owner wants it.
+    ssize_t ReceiveMessage(std::string *text, int *fd);
     // One message; false when there is no more to read for now.
     bool Read();
     bool Overdone();

@@ -74,7 +74,7 @@ size_t Coordinator::member_count() const {
 
 // What joins of both roles have in common.
 Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &request, Gang **gang,
-                           Member **member) {
+                           Member **member, std::string key) {
     std::string id, name;
     uint64_t page_size = 0;
     if (!gang::GetString(request, "gang", &id) || !gang::ValidName(id)) {
@@ -93,7 +93,9 @@ Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &r
         gang::GetUint(request, "pid", INT32_MAX, &pid);
     }
     // No id has a '/': alone with its store, whatever gang it names.
-    std::string key = limits_.intra_vm && gangs == &destinations_ ? id + '/' + name : id;
+    if (key.empty()) {
+        key = limits_.intra_vm && gangs == &destinations_ ? id + '/' + name : id;
+    }
     auto it = gangs->find(key);
     if (it == gangs->end()) {
         if (Refusal refusal = CheckNewGang(*peer)) {
@@ -131,7 +133,8 @@ Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &r
     return {};
 }
 
-Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, uint64_t now_ms) {
+Refusal Coordinator::CheckSource(Peer *peer, uint64_t pid, const json &request,
+                                 uint64_t *members_out, gang::DirectoryConfig *share_out) const {
     uint64_t members = 0, slots = 0, ram_pages = 0, channels = 0;
     std::string store, seed, hash, id, name;
     gang::DirectoryConfig share;
@@ -172,13 +175,24 @@ Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, u
                                       name, share.store_uuid)) {
         return refusal;
     }
+    share.store_slots = slots;
+    share.gang_pages = ram_pages;
+    *members_out = members;
+    *share_out = share;
+    return {};
+}
+
+Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, uint64_t now_ms) {
+    uint64_t members = 0;
+    gang::DirectoryConfig share;
+    if (Refusal refusal = CheckSource(peer, pid, request, &members, &share)) {
+        return refusal;
+    }
     Gang *gang;
     Member *member;
     if (Refusal refusal = Admit(&sources_, peer, pid, request, &gang, &member)) {
         return refusal;
     }
-    share.store_slots = slots;
-    share.gang_pages = ram_pages;
     member->share = share;
     if (gang->expected == 0) {
         gang->expected = members;

@@ -84,6 +84,10 @@ class Coordinator {
     // `pid` is what the kernel says of the peer, 0 if it does not say.
     Refusal JoinSource(Peer *peer, uint64_t pid, const nlohmann::json &request, uint64_t now_ms);
     Refusal JoinDestination(Peer *peer, uint64_t pid, const nlohmann::json &request);
+    // A member of a gang that another gangd, now gone, has coordinated: coordinator_rejoin.cc.
+    // `fd`: the segment that it was given then; stays the caller's.
+    Refusal RejoinSource(Peer *peer, uint64_t pid, const nlohmann::json &request, int fd);
+    Refusal RejoinDestination(Peer *peer, uint64_t pid, const nlohmann::json &request, int fd);
     Refusal Scanned(Peer *peer);
     // The member said that it leaves, with its result.
     Refusal Leave(Peer *peer, const nlohmann::json &request);
@@ -142,8 +146,17 @@ class Coordinator {
     };
     using Gangs = std::map<std::string, std::unique_ptr<Gang>>;
 
+    // What a member at the source says of itself, and whether it may come.
+    Refusal CheckSource(Peer *peer, uint64_t pid, const nlohmann::json &request,
+                        uint64_t *members_out, gang::DirectoryConfig *share_out) const;
+    // `key`: in `gangs`; empty: the gang's own.
     Refusal Admit(Gangs *gangs, Peer *peer, uint64_t pid, const nlohmann::json &request,
-                  Gang **gang, Member **member);
+                  Gang **gang, Member **member, std::string key = {});
+    // What a member hands back.
+    bool InUse(int fd) const;
+    Refusal TakeBackShare(const gang::DirectoryConfig &claim, int fd,
+                          std::unique_ptr<Share> *out) const;
+    Refusal TakeBackStore(const gang::Uuid &uuid, int fd, std::unique_ptr<gang::Store> *out) const;
     // coordinator_limits.cc: what a peer may take, by what it is and has.
     Refusal CheckNewGang(const Peer &peer) const;
     Refusal CheckOwner(const Gang &gang, const Peer &peer) const;

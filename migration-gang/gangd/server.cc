@@ -186,7 +186,44 @@ Refusal Server::Hello(Connection *connection, const json &request) {
     return {};
 }
 
-Refusal Server::Handle(Connection *connection, const json &request, bool *fatal) {
+Refusal Server::Join(Connection *connection, const std::string &op, const json &request, int fd) {
+    if (!connection->may_join) {
+        return {"incompatible", "a member says its 'layout' in its hello"};
+    }
+    if (connection->has_joined) {
+        return {"protocol", "a connection joins once"};
+    }
+    if (!config_.access.MayJoin(connection->peer())) {
+        return {"denied", "user " + std::to_string(connection->uid()) +
+                              " may look on and join no gang: add it with allow-user in "
+                              "gangd's configuration"};
+    }
+    connection->has_joined = true;
+    const uint64_t pid = connection->pid();
+    if (op == "join-source") {
+        return coordinator_.JoinSource(connection, pid, request, NowMs());
+    }
+    if (op == "join-destination") {
+        return coordinator_.JoinDestination(connection, pid, request);
+    }
+    Refusal refusal = op == "rejoin-source"
+                          ? coordinator_.RejoinSource(connection, pid, request, fd)
+                          : coordinator_.RejoinDestination(connection, pid, request, fd);
+    if (!refusal) {
+        connection->Send({{"op", "rejoined"}}, -1);
+    }
+    return refusal;
+}
+
+// Only from those whose segment may be of use.  What only looks like such a request
+// brings its descriptor in vain.
+bool Server::TakesDescriptor(Connection *connection, const std::string &text) {
+    return connection->may_join && !connection->has_joined &&
+           text.find("\"rejoin-") != std::string::npos &&
+           config_.access.MayJoin(connection->peer()) && !closer_.full();
+}
+
+Refusal Server::Handle(Connection *connection, const json &request, int fd, bool *fatal) {
     std::string op;
     *fatal = true;
     if (!gang::GetString(request, "op", &op)) {
@@ -198,22 +235,9 @@ Refusal Server::Handle(Connection *connection, const json &request, bool *fatal)
     if (!connection->greeted) {
         return {"protocol", "'hello' comes first"};
     }
-    if (op == "join-source" || op == "join-destination") {
-        if (!connection->may_join) {
-            return {"incompatible", "a member says its 'layout' in its hello"};
-        }
-        if (connection->has_joined) {
-            return {"protocol", "a connection joins once"};
-        }
-        if (!config_.access.MayJoin(connection->peer())) {
-            return {"denied", "user " + std::to_string(connection->uid()) +
-                                  " may look on and join no gang: add it with allow-user in "
-                                  "gangd's configuration"};
-        }
-        connection->has_joined = true;
-        return op == "join-source"
-                   ? coordinator_.JoinSource(connection, connection->pid(), request, NowMs())
-                   : coordinator_.JoinDestination(connection, connection->pid(), request);
+    if (op == "join-source" || op == "join-destination" || op == "rejoin-source" ||
+        op == "rejoin-destination") {
+        return Join(connection, op, request, fd);
     }
     *fatal = false;
     if (op == "scanned") {
@@ -242,15 +266,16 @@ Refusal Server::Handle(Connection *connection, const json &request, bool *fatal)
     return {"protocol", "unknown op"};
 }
 
-void Server::OnMessage(Connection *connection, const std::string &text) {
+void Server::OnMessage(Connection *connection, const std::string &text, int fd) {
     json request;
     Refusal refusal;
     bool fatal = true;
     if (!gang::ParseMessage(text, &request)) {
         refusal = {"protocol", "a message is one JSON object with an 'op'"};
     } else {
-        refusal = Handle(connection, request, &fatal);
+        refusal = Handle(connection, request, fd, &fatal);
     }
+    closer_.Close(fd);
     if (refusal) {
         connection->Refuse(refusal);
         if (fatal) {

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "access.h"
+#include "closer.h"
 #include "connection.h"
 #include "coordinator.h"
 #include "listener.h"
@@ -45,7 +46,9 @@ class Server : public Connection::Owner {
     gang::Status ServeMetrics(const std::string &address);
 
   private:
-    void OnMessage(Connection *connection, const std::string &text) override;
+    void OnMessage(Connection *connection, const std::string &text, int fd) override;
+    bool TakesDescriptor(Connection *connection, const std::string &text) override;
+    void OnUnread(int fd) override { closer_.Close(fd); }
     void OnDropped(Connection *connection) override;
 
     void Watch();
@@ -55,7 +58,9 @@ class Server : public Connection::Owner {
     Refusal Admit(const PeerIdentity &peer) const;
     Refusal Hello(Connection *connection, const nlohmann::json &request);
     // *fatal: a refusal ends the connection.
-    Refusal Handle(Connection *connection, const nlohmann::json &request, bool *fatal);
+    // `fd` stays the caller's.
+    Refusal Handle(Connection *connection, const nlohmann::json &request, int fd, bool *fatal);
+    Refusal Join(Connection *connection, const std::string &op, const nlohmann::json &request, int fd);
     void ArmTick();
     void Reap();
     void Announce(); // to the service manager
@@ -64,6 +69,7 @@ class Server : public Connection::Owner {
     ServerConfig config_;
     std::unique_ptr<Listener> listener_;
     Notifier *const notifier_;
+    Closer closer_;
     Wiper wiper_;
     Coordinator coordinator_;
     std::map<Connection *, std::unique_ptr<Connection>> connections_;

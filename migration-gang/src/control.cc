@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "control_message.h"
+#include "descriptor.h"
 
 namespace gang {
 
@@ -141,10 +142,11 @@ ControlClient::~ControlClient() {
 
 Received ControlClient::Fail(Received outcome, Code code, const std::string &what) {
     last_error_ = Status(code, "coordinator at " + path_ + ": " + what);
+    gone_ = gone_ || outcome == Received::kHangup;
     return outcome;
 }
 
-Status ControlClient::Send(const json &message, int timeout_ms) {
+Status ControlClient::Send(const json &message, int timeout_ms, int descriptor) {
     std::string text = DumpMessage(message);
     if (text.size() > kMaxControlMessage) {
         return {Code::kInvalid, "a message of " + std::to_string(text.size()) +
@@ -152,7 +154,7 @@ Status ControlClient::Send(const json &message, int timeout_ms) {
     }
     Deadline deadline(timeout_ms);
     for (;;) {
-        ssize_t n = send(fd_, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = SendWithDescriptor(fd_, text.data(), text.size(), descriptor);
         if (n >= 0) {
             return Status::Ok();
         }
@@ -160,6 +162,7 @@ Status ControlClient::Send(const json &message, int timeout_ms) {
             continue;
         }
         if (errno != EAGAIN) {
+            gone_ = true;
             return {Code::kUnavailable,
                     "the coordinator at " + path_ + " went away: " + strerror(errno)};
         }
@@ -267,6 +270,14 @@ Status ControlClient::Unanswered(const char *what) const {
 
 Status ControlClient::Expect(const char *op, json *message, int *fd, bool *ready, int timeout_ms) {
     *ready = false;
+    if (hello_said_ && strcmp(op, "hello") != 0) {
+        bool greeted = false;
+        Status status = Expect("hello", message, nullptr, &greeted, timeout_ms);
+        if (!greeted) {
+            return status;
+        }
+        timeout_ms = 0;
+    }
     switch (Receive(message, fd, timeout_ms)) {
     case Received::kTimeout:
         return Status::Ok();
@@ -286,6 +297,7 @@ Status ControlClient::Expect(const char *op, json *message, int *fd, bool *ready
         status = Status(Code::kInvalid,
                         "coordinator at " + path_ + ": sent no '" + op + "' when it was due");
     } else {
+        hello_said_ = hello_said_ && text != "hello";
         *ready = true;
         return status;
     }
@@ -296,14 +308,19 @@ Status ControlClient::Expect(const char *op, json *message, int *fd, bool *ready
     return status;
 }
 
-Status ControlClient::Hello(const std::string &client, bool member, int timeout_ms) {
+Status ControlClient::SendHello(const std::string &client, bool member, int timeout_ms) {
     json request = {{"op", "hello"}, {"version", kControlVersion}, {"client", client}};
-    std::string layout = LayoutText(LayoutSignature());
     if (member) {
-        request["layout"] = layout;
+        request["layout"] = LayoutText(LayoutSignature());
     }
+    hello_said_ = true;
+    return Send(request, timeout_ms);
+}
+
+Status ControlClient::Hello(const std::string &client, bool member, int timeout_ms) {
+    const std::string layout = LayoutText(LayoutSignature());
     Deadline deadline(timeout_ms);
-    Status sent = Send(request, timeout_ms);
+    Status sent = SendHello(client, member, timeout_ms);
     // A coordinator that denies us may have closed before it read our hello: its
     // reason is still to be read.
     json answer;
@@ -333,21 +350,24 @@ Status ControlClient::Hello(const std::string &client, bool member, int timeout_
     return Status::Ok();
 }
 
-Status ControlClient::JoinSource(const SourceJoin &join, int timeout_ms) {
+json SourceJoinMessage(const SourceJoin &join) {
     const char *hash = HashKindName(join.hash_kind);
-    json request = {{"op", "join-source"},
-                    {"gang", join.gang},
-                    {"member", join.member},
-                    {"members", join.members},
-                    {"pid", static_cast<uint32_t>(getpid())},
-                    {"store", ToHex(join.store)},
-                    {"seed", ToHex(join.seed)},
-                    {"hash", hash ? hash : "unknown"},
-                    {"slots", join.slots},
-                    {"page-size", kPageSize},
-                    {"ram-pages", join.ram_pages},
-                    {"channels", join.channels}};
-    return Send(request, timeout_ms);
+    return {{"op", "join-source"},
+            {"gang", join.gang},
+            {"member", join.member},
+            {"members", join.members},
+            {"pid", static_cast<uint32_t>(getpid())},
+            {"store", ToHex(join.store)},
+            {"seed", ToHex(join.seed)},
+            {"hash", hash ? hash : "unknown"},
+            {"slots", join.slots},
+            {"page-size", kPageSize},
+            {"ram-pages", join.ram_pages},
+            {"channels", join.channels}};
+}
+
+Status ControlClient::JoinSource(const SourceJoin &join, int timeout_ms) {
+    return Send(SourceJoinMessage(join), timeout_ms);
 }
 
 Status ControlClient::PollDirectory(DirectoryGrant *grant, bool *ready, int timeout_ms) {

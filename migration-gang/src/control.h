@@ -54,6 +54,9 @@ struct SourceJoin {
     uint32_t channels = 0;
 };
 
+// What a member says when it joins, and when it joins again (as "rejoin-source", with more).
+nlohmann::json SourceJoinMessage(const SourceJoin &join);
+
 struct DirectoryGrant {
     int fd = -1;        // sealed memfd of the directory; the caller's to close
     uint32_t index = 0; // this member's record
@@ -87,17 +90,22 @@ class ControlClient {
     int fd() const { return fd_; }
 
     // --- messages
-    Status Send(const nlohmann::json &message, int timeout_ms);
+    // `descriptor` goes along, and stays the caller's; -1: none.
+    Status Send(const nlohmann::json &message, int timeout_ms, int descriptor = -1);
     // timeout_ms 0 does not wait.  `fd` may be nullptr: a descriptor that comes
     // uninvited is closed.  An {"error": ...} is a message like others.
     Received Receive(nlohmann::json *message, int *fd, int timeout_ms);
     // Why Receive() returned kHangup or kError.
     const Status &last_error() const { return last_error_; }
+    // Whether gangd closed the connection, or ended.
+    bool gone() const { return gone_; }
 
     // --- requests; errors that gangd answers come back as Status
     // `client` names the program.  With `member` the layout of shared memory is
     // agreed on, without it the connection may only ask for the status.
     Status Hello(const std::string &client, bool member, int timeout_ms);
+    // Only says it: the answer is read by Receive(), or passed over by what waits for another.
+    Status SendHello(const std::string &client, bool member, int timeout_ms);
     // Sends the join; the directory comes when the gang is complete.
     Status JoinSource(const SourceJoin &join, int timeout_ms);
     // *ready says whether the directory has come.
@@ -124,6 +132,8 @@ class ControlClient {
     int fd_;
     std::string path_;
     Status last_error_;
+    bool gone_ = false;
+    bool hello_said_ = false; // and not answered yet
 };
 
 } // namespace gang

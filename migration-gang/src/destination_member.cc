@@ -19,13 +19,14 @@ Status DestinationMember::Create(const std::string &socket, const std::string &g
                                  const std::string &member, HashKind hash_kind,
                                  std::unique_ptr<DestinationMember> *out) {
     std::unique_ptr<DestinationMember> m(new DestinationMember());
+    std::unique_ptr<ControlClient> control;
     StoreGrant grant;
-    Status status = ControlClient::Connect(socket, kTimeoutMs, &m->control_);
+    Status status = ControlClient::Connect(socket, kTimeoutMs, &control);
     if (status.ok()) {
-        status = m->control_->Hello("qemu", true, kTimeoutMs);
+        status = control->Hello("qemu", true, kTimeoutMs);
     }
     if (status.ok()) {
-        status = m->control_->JoinDestination(gang, member, &grant, kTimeoutMs, hash_kind);
+        status = control->JoinDestination(gang, member, &grant, kTimeoutMs, hash_kind);
     }
     if (status.ok()) {
         status = Store::Open(grant.fd, &m->store_);
@@ -38,6 +39,15 @@ Status DestinationMember::Create(const std::string &socket, const std::string &g
                                            HashKindText(hash_kind)};
     }
     if (status.ok()) {
+        const nlohmann::json again = {{"op", "rejoin-destination"},
+                                      {"gang", gang},
+                                      {"member", member},
+                                      {"pid", static_cast<uint32_t>(getpid())},
+                                      {"page-size", kPageSize},
+                                      {"store", ToHex(m->store_->uuid())}};
+        m->keeper_ = std::make_unique<ControlKeeper>(
+            std::move(control), socket,
+            std::vector<ControlKeeper::Piece>{{again, m->store_->fd()}});
         *out = std::move(m);
     }
     return status;

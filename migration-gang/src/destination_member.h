@@ -13,7 +13,7 @@
 #include <memory>
 #include <string>
 
-#include "control.h"
+#include "control_keeper.h"
 #include "decoder.h"
 #include "status.h"
 #include "store.h"
@@ -41,10 +41,7 @@ class DestinationMember {
     // Counts a packet that was applied.  Any thread.
     void Count(const Decoder &decoder);
     // Main thread, when nobody else uses the object any more.
-    void Leave(LeaveResult result) {
-        (void)control_->Leave(result);
-        control_.reset(); // if that got lost, gangd sees the end of the connection
-    }
+    void Leave(LeaveResult result) { keeper_->Leave(result); }
 
     const Store &store() const { return *store_; }
     const Counters &counters() const { return counters_; }
@@ -52,8 +49,8 @@ class DestinationMember {
   private:
     DestinationMember() = default;
 
-    std::unique_ptr<ControlClient> control_;
     std::unique_ptr<Store> store_;
+    std::unique_ptr<ControlKeeper> keeper_; // lends the store's descriptor
     std::array<std::unique_ptr<Decoder>, kMaxChannels> channels_;
     Counters counters_;
 };

@@ -224,6 +224,10 @@ MemberState Directory::member_state(uint32_t index) const {
     return static_cast<MemberState>(members_[index].state.load(std::memory_order_acquire));
 }
 
+uint32_t Directory::member_pid(uint32_t index) const {
+    return index < kMaxMembers ? members_[index].pid.load(std::memory_order_relaxed) : 0;
+}
+
 uint64_t Directory::stat(uint32_t index, Stat stat) const {
     return members_[index].stats[static_cast<size_t>(stat)].load(std::memory_order_relaxed);
 }

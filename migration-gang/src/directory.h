@@ -70,6 +70,8 @@ class Directory {
     Status AddMember(uint32_t pid, uint32_t *index);
     void SetMemberState(uint32_t index, MemberState state);
     MemberState member_state(uint32_t index) const;
+    // Of whoever took the record; 0: there is no such record.
+    uint32_t member_pid(uint32_t index) const;
 
     uint64_t stat(uint32_t index, Stat stat) const;
     void AddStat(uint32_t index, Stat stat, uint64_t n);
@@ -131,6 +133,7 @@ class Directory {
     uint64_t slots() const { return chunk_count_ * kChunkSlots; } // that can be handed out
     uint64_t slots_taken() const; // handed out so far, in whole chunks
     uint64_t size() const { return size_; } // bytes, without the mirror
+    int fd() const { return fd_; } // of the segment; stays the directory's
     const Hasher &hasher() const { return hasher_; }
     HashKind hash_kind() const { return hash_kind_; }
 

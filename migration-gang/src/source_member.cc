@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <thread>
 
 #include "control_message.h"
 #include "scan.h"
@@ -21,6 +22,9 @@ constexpr int kSendTimeoutMs = 1000;
 // Nobody waits longer for a member whose destination does not acknowledge.
 constexpr uint64_t kStallMs = 1000;
 constexpr uint64_t kObserveEveryMs = 20;
+// So long a coordinator may take to come back before the gang goes on without.
+constexpr uint64_t kComeBackMs = 3000;
+constexpr uint64_t kTryEveryMs = 200;
 
 uint64_t NowMs() {
     using namespace std::chrono;
@@ -102,7 +106,7 @@ Status SourceMember::ReturnMessage(const uint8_t *message, size_t size) {
     return Status::Ok();
 }
 
-Status SourceMember::Join() {
+SourceJoin SourceMember::Announcement() const {
     SourceJoin join;
     join.gang = config_.gang;
     join.member = config_.member;
@@ -113,7 +117,51 @@ Status SourceMember::Join() {
     join.slots = greeting_.slots;
     join.ram_pages = config_.ram_pages;
     join.channels = config_.channels;
-    return control_->JoinSource(join, kSendTimeoutMs);
+    return join;
+}
+
+Status SourceMember::Join() { return control_->JoinSource(Announcement(), kSendTimeoutMs); }
+
+// Whether that, or another attempt, may still come to something.
+bool SourceMember::JoinAgain(int timeout_ms) {
+    const uint64_t now = NowMs();
+    if (lost_ms_ == 0) {
+        lost_ms_ = now;
+    }
+    if (now - lost_ms_ > kComeBackMs) {
+        return false;
+    }
+    if (now - tried_ms_ < kTryEveryMs) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(timeout_ms));
+        return true;
+    }
+    tried_ms_ = now;
+    std::unique_ptr<ControlClient> client;
+    Status status = ControlClient::Connect(config_.socket, 0, &client);
+    if (status.ok()) {
+        status = client->SendHello("qemu", true, 0);
+    }
+    if (status.ok()) {
+        control_ = std::move(client);
+        (void)Join(); // what became of it shows at the next Advance()
+    }
+    return true;
+}
+
+void SourceMember::Run() {
+    SetPhase(Phase::kMigrating, "migrating");
+    state_ = State::kRun;
+    if (directory_) {
+        nlohmann::json again = SourceJoinMessage(Announcement());
+        again["op"] = "rejoin-source";
+        again["index"] = grant_.index;
+        again["joined"] = grant_.joined;
+        again["missing"] = grant_.missing;
+        std::vector<ControlKeeper::Piece> pieces;
+        pieces.push_back({std::move(again), directory_->fd()});
+        keeper_ = std::make_unique<ControlKeeper>(std::move(control_), config_.socket,
+                                                  std::move(pieces));
+    }
 }
 
 Status SourceMember::OpenDirectory() {
@@ -168,8 +216,7 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
     case State::kBarrier:
         status = control_->PollStart(&ready, timeout_ms);
         if (status.ok() && ready) {
-            SetPhase(Phase::kMigrating, "migrating");
-            state_ = State::kRun;
+            Run();
         }
         break;
     case State::kRun:
@@ -177,9 +224,11 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
         return Status::Ok();
     }
     if (status.code() == Code::kUnavailable) {
+        if (!directory_ && control_->gone() && JoinAgain(timeout_ms)) {
+            return Status::Ok();
+        }
         // Invariant 4: no migration stops for want of a coordinator.
-        SetPhase(Phase::kMigrating, "migrating");
-        state_ = State::kRun;
+        Run();
         return Status::Ok();
     }
     return status;
@@ -340,8 +389,13 @@ void SourceMember::Leave(LeaveResult result) {
         // Said here too: gangd may be gone, and others must not wait.
         directory_->SetMemberState(grant_.index, MemberState::kLeft);
     }
-    (void)control_->Leave(result);
-    control_.reset(); // if that got lost, gangd sees the end of the connection
+    if (keeper_) {
+        keeper_->Leave(result);
+    }
+    if (control_) {
+        (void)control_->Leave(result);
+        control_.reset(); // if that got lost, gangd sees the end of the connection
+    }
 }
 
 } // namespace gang

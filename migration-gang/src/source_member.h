@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "control.h"
+#include "control_keeper.h"
 #include "directory.h"
 #include "encoder.h"
 #include "status.h"
@@ -38,6 +39,9 @@ struct SourceMemberConfig {
 //   kGreeting --greeting--> kJoin --directory--> kScan --ScanDone--> kBarrier --start--> kRun
 //                             |                                         |
 //                             +--- coordinator gone: kRun without ------+--- gone: kRun with it
+//
+// A coordinator that comes back within some seconds is joined again before that; in kRun
+// it is told what there is (control_keeper.h), at any time.
 //
 // Thread-safety: each method says who calls it; different callers may run at
 // the same time.
@@ -104,13 +108,18 @@ class SourceMember {
 
     explicit SourceMember(const SourceMemberConfig &config)
         : config_(config), cache_(config.cache_bytes), channels_(config.channels) {}
+    SourceJoin Announcement() const;
     Status Join();
+    bool JoinAgain(int timeout_ms);
+    void Run();
     Status OpenDirectory();
     void SetPhase(Phase phase, const char *name);
     void Observe();
 
     const SourceMemberConfig config_;
     std::unique_ptr<ControlClient> control_; // migration thread's
+    uint64_t lost_ms_ = 0;                   // when it went away before the directory came
+    uint64_t tried_ms_ = 0;
     State state_ = State::kGreeting;         // migration thread's
 
     std::mutex mutex_; // guards greeting_ against the return-path thread
@@ -121,6 +130,8 @@ class SourceMember {
     DirectoryGrant grant_;
     std::unique_ptr<Directory> directory_;      // set before kRun, then constant
     std::atomic<Directory *> shared_{nullptr};  // the same, for other threads
+    // Has control_ from kRun on, where there is a directory, whose descriptor it borrows.
+    std::unique_ptr<ControlKeeper> keeper_;
     std::unique_ptr<StallWatch> stalls_;
     uint64_t last_observed_ms_ = 0;
 

@@ -51,6 +51,7 @@ class Store {
     uint64_t slots() const { return slots_; }
     uint64_t slots_used() const;
     uint64_t size() const { return segment_.size(); }
+    int fd() const { return fd_; } // of the segment; stays the store's
     const Hasher &hasher() const { return hasher_; }
 
   private:

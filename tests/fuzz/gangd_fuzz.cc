@@ -60,10 +60,19 @@ json Request(Input *input) {
                    {"page-size", 4096},
                    {"ram-pages", 64},
                    {"channels", 2}};
+        if (what & 128) {
+            request.update({{"op", "rejoin-source"},
+                            {"index", input->Number(1) % 4},
+                            {"joined", 2},
+                            {"missing", 0}});
+        }
         break;
     case 2:
         request = {
             {"op", "join-destination"}, {"gang", gang}, {"member", name}, {"page-size", 4096}};
+        if (what & 128) {
+            request.update({{"op", "rejoin-destination"}, {"store", std::string(32, 'a')}});
+        }
         break;
     case 3:
         request = {{"op", "scanned"}};
@@ -129,7 +138,40 @@ class FakePeer : public gangd::Peer {
     bool joined = false, dropped = false, gone = false;
 };
 
+// What members of another gangd might hand back, with three records that are taken, and
+// what a hostile one makes of it.
+struct Segments {
+    Segments() {
+        DirectoryConfig config;
+        (void)FromHex(std::string(32, 'a'), &config.store_uuid);
+        (void)FromHex(std::string(32, '5'), &config.seed);
+        config.gang_pages = 192;
+        config.store_slots = 128;
+        std::unique_ptr<Directory> made;
+        Check(Directory::Create(config, &directory).ok() && Directory::Open(directory, &made).ok() &&
+                  Store::Create(64, HashKind::kXxh3_128, &store).ok(),
+              "segments can be made");
+        for (uint32_t i = 0, index; i < 3; i++) {
+            Check(made->AddMember(0, &index).ok(), "records are free");
+        }
+        (void)!pwrite(store, config.store_uuid.data(), config.store_uuid.size(),
+                      offsetof(StoreHeader, uuid));
+    }
+    ~Segments() {
+        close(directory);
+        close(store);
+    }
+    void Scribble(Input *input) {
+        const uint64_t where = input->Number(2);
+        const size_t n = input->Length(1);
+        (void)!pwrite(where & 1 ? directory : store, input->Take(n), n,
+                      static_cast<off_t>(where >> 1));
+    }
+    int directory = -1, store = -1;
+};
+
 void Coordinate(Input *input) {
+    Segments segments;
     std::array<FakePeer, kClients> peers;
     gangd::Coordinator coordinator(SmallLimits(1000));
     uint64_t now_ms = 1;
@@ -143,9 +185,14 @@ void Coordinate(Input *input) {
         gangd::Refusal refusal;
         json request;
         std::string op;
-        switch (input->Number(1) % 4) {
+        const uint64_t what = input->Number(1);
+        switch (what % 4) {
         case 0:
-            hang_up(peer);
+            if (what & 64) {
+                segments.Scribble(input);
+            } else {
+                hang_up(peer);
+            }
             break;
         case 1:
             now_ms += input->Number(2);
@@ -158,6 +205,12 @@ void Coordinate(Input *input) {
                 peer->joined = true;
                 refusal = op == "join-source" ? coordinator.JoinSource(peer, 0, request, now_ms)
                                               : coordinator.JoinDestination(peer, 0, request);
+                peer->dropped = peer->dropped || refusal;
+            } else if ((op == "rejoin-source" || op == "rejoin-destination") && !peer->joined) {
+                peer->joined = true;
+                refusal = op == "rejoin-source"
+                              ? coordinator.RejoinSource(peer, 0, request, segments.directory)
+                              : coordinator.RejoinDestination(peer, 0, request, segments.store);
                 peer->dropped = peer->dropped || refusal;
             } else if (op == "scanned") {
                 refusal = coordinator.Scanned(peer);
@@ -217,7 +270,7 @@ class Client {
         }
         fd_ = -1;
     }
-    // with_fd: and a descriptor that nobody asked for.
+    // with_fd: and a descriptor that is no segment.
     void Send(const std::string &text, bool with_fd = false) {
         (void)SendWithDescriptor(fd_, text.data(), text.size(), with_fd ? fd_ : -1);
     }
@@ -291,7 +344,7 @@ void Serve(Input *input) {
             Turn();
             break;
         default:
-            client->Send(DumpMessage(Request(input)));
+            client->Send(DumpMessage(Request(input)), what & 16);
             break;
         }
     }

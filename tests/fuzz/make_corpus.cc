@@ -151,6 +151,15 @@ void WriteGangd(const std::filesystem::path &dir) {
         }
     }
     Append(&alone, {2, 2, 2, 2, 0, 3, 2, 2, 3, 0, 2, 2, 4, 0, 0, 3, 0, 1, 1, 255, 255, 0, 0});
+    test::Bytes again = {1}; // two sources and a destination hand back, one joins, scribbles
+    for (uint8_t client : {0, 1}) {
+        Append(&again, {client, 2, 129, client, 1, 0, client, 0});
+    }
+    Append(&again, {2, 2, 130, 2, 0});
+    Append(&again, {3, 2});
+    Append(&again, join(3));
+    Append(&again, {0, 64, 200, 0, 4, 9, 9, 9, 9, 4, 2});
+    Append(&again, status);
     test::Bytes served = {0};
     for (uint8_t client : {0, 1}) {
         Append(&served, {client, 0, client, 5});
@@ -180,6 +189,7 @@ void WriteGangd(const std::filesystem::path &dir) {
     Append(&sha256, join(1));
     Append(&sha256, {0, 1, 232, 3});
     Write(dir / "alone", alone);
+    Write(dir / "again", again);
     Write(dir / "served", served);
     Write(dir / "sha256", sha256);
     Write(dir / "text", text);

@@ -34,6 +34,7 @@
 
 #include "control.h"
 #include "control_message.h"
+#include "descriptor.h"
 
 namespace gang::test {
 
@@ -163,6 +164,11 @@ class RawClient {
                static_cast<ssize_t>(text.size());
     }
     bool Send(const json &message) { return SendText(message.dump()); }
+    bool SendWith(const json &message, int fd) {
+        const std::string text = message.dump();
+        return SendWithDescriptor(fd_, text.data(), text.size(), fd) ==
+               static_cast<ssize_t>(text.size());
+    }
     // The next message, or null when none comes; {"hangup": true} at the end.
     // A descriptor is kept in `received`.
     json Receive(int ms = kSoonMs) {
@@ -279,11 +285,22 @@ class Gangd {
   public:
     explicit Gangd(std::vector<std::string> flags = {}) : socket(dir / "gangd.sock") {
         std::ofstream(dir / "gangd.conf") << "max-process-clients = 1000\nstore-size = \"4M\"\n";
-        std::vector<std::string> command = {GANGD_PATH, "--config", dir / "gangd.conf", "--socket",
-                                            socket};
+        command = {GANGD_PATH, "--config", dir / "gangd.conf", "--socket", socket};
         command.insert(command.end(), flags.begin(), flags.end());
+        Start();
+    }
+    void Start() {
         process = std::make_unique<Process>(command, dir / "out", dir / "log");
         EXPECT_TRUE(Soon([&] { return RawClient(socket).connected(); })) << log();
+    }
+    // Without a word to anybody.
+    void Kill() {
+        process->Signal(SIGKILL);
+        process->Wait();
+    }
+    void Restart() {
+        Kill();
+        Start();
     }
     std::string log() const { return ReadAll(dir / "log"); }
     std::unique_ptr<RawClient> Client() const {
@@ -312,6 +329,7 @@ class Gangd {
 
     TempDir dir;
     std::string socket;
+    std::vector<std::string> command;
     std::unique_ptr<Process> process;
 };
 #endif

@@ -74,6 +74,10 @@ class Hosts:
         for host in (self.a, self.b):
             _ip("-n", host.netns, "link", "set", "wire", "down" if yes else "up")
 
+    def unplug(self, yes=True):
+        """As cut(), but A sees nothing of it: what it sends is lost, no error says so."""
+        _ip("-n", self.b.netns, "link", "set", "wire", "down" if yes else "up")
+
     def wire_bytes(self):
         """Bytes that crossed the link since it exists, both ways."""
         total = 0

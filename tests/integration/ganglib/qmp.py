@@ -16,9 +16,10 @@ class QMPError(Exception):
 
 
 class QMP:
-    """One connection; commands from several threads take turns."""
+    """One connection; commands from several threads take turns.  oob: with commands that
+    QEMU's main loop need not wait for."""
 
-    def __init__(self, path, timeout=60):
+    def __init__(self, path, timeout=60, oob=False):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(timeout)
         try:
@@ -27,14 +28,17 @@ class QMP:
             self.lock = threading.Lock()
             self.events = []
             json.loads(self.file.readline())
-            self.cmd("qmp_capabilities")
+            if oob:
+                self.cmd("qmp_capabilities", enable=["oob"])
+            else:
+                self.cmd("qmp_capabilities")
         except BaseException:
             self.sock.close()
             raise
 
-    def cmd(self, name, **arguments):
+    def cmd(self, name, _how="execute", **arguments):
         """Runs a command; '_' in argument names stands for '-'."""
-        request = {"execute": name}
+        request = {_how: name}
         if arguments:
             request["arguments"] = {k.replace("_", "-"): v for k, v in arguments.items()}
         with self.lock:
@@ -50,6 +54,10 @@ class QMP:
                     raise QMPError(name, reply["error"])
                 else:
                     return reply["return"]
+
+    def yank(self):
+        """Ends a migration's connections though QEMU's main loop waits for them."""
+        self.cmd("yank", "exec-oob", instances=[{"type": "migration"}])
 
     def hmp(self, line):
         return self.cmd("human-monitor-command", command_line=line)

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// Members of gangs that another gangd has coordinated hand back what it gave them:
+// after a restart a gang is known again.  Everything that comes is a stranger's: a
+// segment is taken only if it is one that this gangd could have made, for a gang
+// that it would admit, and what it holds is trusted no more than any segment's.
+
+#include "coordinator.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <spdlog/spdlog.h>
+
+#include "control_message.h"
+
+namespace gangd {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr uint64_t kMaxGangPages = uint64_t{1} << 36; // what a directory can have
+constexpr uint64_t kSlotBytes = gang::kPageSize + sizeof(gang::SlotMeta);
+constexpr int kSealExec = 0x20; // F_SEAL_EXEC, where the kernel has it: of no concern here
+
+Refusal Invalid(const std::string &text) {
+    return {"invalid", text};
+}
+
+Refusal Unusable(const gang::Status &status) {
+    return Invalid("what is handed back cannot be used: " + status.message());
+}
+
+// Memory that nobody can resize or make read-only under us.  The seals come first: a
+// file of the peer's own file system may answer other questions late, or never.
+Refusal CheckFile(int fd) {
+    if (fd < 0) {
+        return Invalid("a member hands its segment back when it joins again");
+    }
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || (seals & ~kSealExec) != (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+        return Invalid("what is handed back is no segment: it has other seals");
+    }
+    // Huge pages that run out are a SIGBUS.
+    struct statfs fs;
+    if (fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC) {
+        return Invalid("what is handed back is no segment: it is another kind of memory");
+    }
+    if ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR) {
+        return Invalid("what is handed back could not be wiped: it is not open for writing");
+    }
+    return {};
+}
+
+bool SameFile(int a, int b) {
+    struct stat x, y;
+    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+} // namespace
+
+// A segment is one gang's: it is wiped when that one ends.
+bool Coordinator::InUse(int fd) const {
+    for (const Gangs *role : {&sources_, &destinations_}) {
+        for (const auto &[id, gang] : *role) {
+            if (gang->store_fd >= 0 && SameFile(gang->store_fd, fd)) {
+                return true;
+            }
+            for (const auto &[uuid, share] : gang->shares) {
+                if (share && share->fd >= 0 && SameFile(share->fd, fd)) {
+                    return true;
+                }
+            }
+        }
+    }
+    return false;
+}
+
+Refusal Coordinator::TakeBackShare(const gang::DirectoryConfig &claim, int fd,
+                                   std::unique_ptr<Share> *out) const {
+    auto share = std::make_unique<Share>();
+    if (gang::Status status = gang::Directory::Open(fd, &share->directory); !status.ok()) {
+        return Unusable(status);
+    }
+    const gang::Directory &d = *share->directory;
+    // Copies: the header is writable by every member.
+    const gang::Uuid uuid = d.header().store_uuid;
+    const gang::Seed seed = d.header().seed;
+    if (uuid != claim.store_uuid || seed != claim.seed || d.hash_kind() != claim.hash_kind) {
+        return Invalid("the directory that is handed back is that of another store");
+    }
+    gang::DirectoryConfig largest;
+    largest.gang_pages = std::min(kMaxGangPages, limits_.max_total_pages);
+    largest.store_slots = claim.store_slots;
+    const uint64_t slots = largest.gang_pages + uint64_t{gang::kMaxChannels} * gang::kChunkSlots;
+    if (d.size() > gang::Directory::SizeFor(largest) ||
+        d.slots() > std::min(slots, claim.store_slots)) {
+        return {"limit", "the directory that is handed back is larger than max-total-ram and its "
+                         "store allow"};
+    }
+    share->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (share->fd < 0) {
+        return {"internal", "no descriptor for the directory"};
+    }
+    share->seed = seed;
+    share->slots = d.slots();
+    share->entries = gang::ReadOnce(d.header().buckets) * gang::kEntriesPerBucket; // for status
+    *out = std::move(share);
+    return {};
+}
+
+Refusal Coordinator::RejoinSource(Peer *peer, uint64_t pid, const json &request, int fd) {
+    uint64_t members = 0, index = 0, joined = 0, missing = 0;
+    gang::DirectoryConfig claim;
+    if (Refusal refusal = CheckSource(peer, pid, request, &members, &claim)) {
+        return refusal;
+    }
+    if (!gang::GetUint(request, "index", gang::kMaxMembers - 1, &index) ||
+        !gang::GetUint(request, "joined", gang::kMaxMembers, &joined) ||
+        !gang::GetUint(request, "missing", gang::kMaxMembers, &missing)) {
+        return Invalid("'index', 'joined' and 'missing' must be those of the 'directory' message");
+    }
+    if (Refusal refusal = CheckFile(fd)) {
+        return refusal;
+    }
+    std::string id;
+    gang::GetString(request, "gang", &id);
+    Share *share = nullptr;
+    auto existing = sources_.find(id);
+    if (existing != sources_.end()) {
+        auto at = existing->second->shares.find(claim.store_uuid);
+        share = at == existing->second->shares.end() ? nullptr : at->second.get();
+    }
+    std::unique_ptr<Share> taken;
+    if (share && !SameFile(share->fd, fd)) {
+        return {"exists", "gang " + id + " has another directory for this store already"};
+    }
+    if (!share) {
+        if (InUse(fd)) {
+            return Invalid("what is handed back is another gang's");
+        }
+        if (Refusal refusal = TakeBackShare(claim, fd, &taken)) {
+            return refusal;
+        }
+        share = taken.get();
+    }
+    // The record says so as long as nobody has given this member up.  (A member that writes
+    // into others' records harms its gang in no new way.)
+    const auto record = static_cast<uint32_t>(index);
+    uint64_t process = pid;
+    if (process == 0) {
+        gang::GetUint(request, "pid", INT32_MAX, &process);
+    }
+    if (share->directory->member_state(record) != gang::MemberState::kAlive ||
+        share->directory->member_pid(record) != process) {
+        return Invalid("member number " + std::to_string(index) +
+                       " of the directory is another one, or was given up");
+    }
+    if (existing != sources_.end() &&
+        std::any_of(existing->second->members.begin(), existing->second->members.end(),
+                    [&](const auto &m) {
+                        return m->peer && m->granted == share && m->index == record;
+                    })) {
+        return {"exists", "gang " + id + " has a member number " + std::to_string(index)};
+    }
+    Gang *gang;
+    Member *member;
+    if (Refusal refusal = Admit(&sources_, peer, pid, request, &gang, &member)) {
+        return refusal;
+    }
+    if (taken) {
+        gang->shares[claim.store_uuid] = std::move(taken);
+    }
+    member->share = claim;
+    member->granted = share;
+    member->index = record;
+    member->scanned = member->started = true;
+    spdlog::info("gang {}: {} (pid {}) is here again as source", gang->id, member->name,
+                 member->pid);
+    if (gang->expected == 0) {
+        gang->expected = members;
+    }
+    if (!gang->complete) {
+        // Its barriers have fallen; who came here meanwhile is late, and gets what is there.
+        gang->complete = gang->started = true;
+        gang->joined = static_cast<uint32_t>(joined);
+        gang->missing = static_cast<uint32_t>(missing);
+        for (const auto &m : gang->members) {
+            if (m->peer && !m->granted) {
+                Grant(gang, m.get());
+            }
+        }
+    }
+    return {};
+}
+
+// As many slots as MakeStore() might have given.
+Refusal Coordinator::TakeBackStore(const gang::Uuid &uuid, int fd,
+                                   std::unique_ptr<gang::Store> *out) const {
+    gang::Status status = gang::Store::Open(fd, out, gang::Store::Access::kObserver);
+    if (!status.ok()) {
+        return Unusable(status);
+    }
+    const gang::Store &store = **out;
+    if (store.uuid() != uuid) {
+        return Invalid("what is handed back is another store");
+    }
+    if (store.hash_kind() < limits_.hash_kind) {
+        return {"denied", "this host's gangd is configured with hash=" +
+                              gang::HashKindText(limits_.hash_kind)};
+    }
+    uint64_t given = 0;
+    for (const auto &[id, other] : destinations_) {
+        given += other->store ? other->store->slots() : 0;
+    }
+    const uint64_t total = limits_.store_total / kSlotBytes;
+    const uint64_t most = std::max<uint64_t>(
+        std::min(limits_.store_bytes / kSlotBytes, total > given ? total - given : 0),
+        gang::kChunkSlots);
+    if (store.slots() > most) {
+        return {"limit", "the store that is handed back is larger than store-size or what is "
+                         "left of store-total"};
+    }
+    return {};
+}
+
+Refusal Coordinator::RejoinDestination(Peer *peer, uint64_t pid, const json &request, int fd) {
+    std::string id, name, store;
+    gang::Uuid uuid;
+    if (!gang::GetString(request, "store", &store) || !gang::FromHex(store, &uuid)) {
+        return Invalid("'store' must be that of the store");
+    }
+    if (Refusal refusal = CheckFile(fd)) {
+        return refusal;
+    }
+    gang::GetString(request, "gang", &id);
+    gang::GetString(request, "member", &name);
+    // A gang that began anew under this id has another store, and goes on beside it:
+    // no id has a '/'.
+    std::string key = limits_.intra_vm ? id + '/' + name : id;
+    auto other = [&](const std::string &k) {
+        auto it = destinations_.find(k);
+        return it != destinations_.end() && !SameFile(it->second->store_fd, fd);
+    };
+    if (other(key)) {
+        key += '/' + gang::ToHex(uuid);
+    }
+    if (other(key)) {
+        return {"exists", "gang " + id + " has another store already"};
+    }
+    std::unique_ptr<gang::Store> taken;
+    auto existing = destinations_.find(key);
+    if (existing == destinations_.end()) {
+        if (InUse(fd)) {
+            return Invalid("what is handed back is another gang's");
+        }
+        if (Refusal refusal = TakeBackStore(uuid, fd, &taken)) {
+            return refusal;
+        }
+    }
+    int own = taken ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (taken && own < 0) {
+        return {"internal", "no descriptor for the store"};
+    }
+    Gang *gang;
+    Member *member;
+    if (Refusal refusal = Admit(&destinations_, peer, pid, request, &gang, &member, key)) {
+        if (own >= 0) {
+            close(own);
+        }
+        return refusal;
+    }
+    if (taken) {
+        gang->store = std::move(taken);
+        gang->store_fd = own;
+    }
+    spdlog::info("gang {}: {} (pid {}) is here again as destination", gang->id, member->name,
+                 member->pid);
+    return {};
+}
+
+} // namespace gangd
