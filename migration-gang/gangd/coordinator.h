@@ -19,6 +19,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "board.h"
 #include "directory.h"
 #include "layout.h"
 #include "store.h"
@@ -120,6 +121,9 @@ class Coordinator {
         gang::DirectoryConfig share; // gang_pages: this member's RAM
         Share *granted = nullptr;
         uint32_t index = 0;
+        bool wants_board = false;
+        bool has_board = false;
+        uint32_t board_index = 0; // valid with has_board
         bool scanned = false;
         bool started = false;
     };
@@ -135,6 +139,8 @@ class Coordinator {
         uint64_t deadline_ms = 0; // of the barrier at hand
         uint32_t joined = 0, missing = 0;
         std::map<gang::Uuid, std::unique_ptr<Share>> shares;
+        int board_fd = -1;
+        std::unique_ptr<gang::Board> board; // made with the first share
         // Destination:
         int store_fd = -1;
         std::unique_ptr<gang::Store> store;
@@ -154,6 +160,7 @@ class Coordinator {
     static size_t Alive(const Gang &gang);
     void Complete(Gang *gang, uint64_t now_ms);
     void Grant(Gang *gang, Member *member);
+    void GrantBoard(Gang *gang, Member *member);
     gang::Status MakeShare(const Gang &gang, const Member &member,
                            std::unique_ptr<Share> *share) const;
     gang::Status MakeStore(Gang *gang, gang::HashKind hash_kind);

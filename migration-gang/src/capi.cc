@@ -192,6 +192,8 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
     *stats = {};
     stats->phase = m.phase();
     stats->hash = HashName(m.hash_kind());
+    stats->board = m.board() != nullptr;
+    stats->board_index = m.board() ? m.board_index() : 0;
     const Directory *d = m.directory();
     if (!d) {
         return;

@@ -265,7 +265,8 @@ Status ControlClient::Unanswered(const char *what) const {
                                     "(journalctl -u gangd)"};
 }
 
-Status ControlClient::Expect(const char *op, json *message, int *fd, bool *ready, int timeout_ms) {
+Status ControlClient::Expect(const char *op, json *message, int *fd, bool *ready, int timeout_ms,
+                             const char *or_op) {
     *ready = false;
     switch (Receive(message, fd, timeout_ms)) {
     case Received::kTimeout:
@@ -282,7 +283,7 @@ Status ControlClient::Expect(const char *op, json *message, int *fd, bool *ready
         std::string code;
         GetString(*message, "code", &code);
         status = Status(FromWire(code), "coordinator at " + path_ + ": " + text);
-    } else if (!GetString(*message, "op", &text) || text != op) {
+    } else if (!GetString(*message, "op", &text) || (text != op && (!or_op || text != or_op))) {
         status = Status(Code::kInvalid,
                         "coordinator at " + path_ + ": sent no '" + op + "' when it was due");
     } else {
@@ -346,18 +347,33 @@ Status ControlClient::JoinSource(const SourceJoin &join, int timeout_ms) {
                     {"slots", join.slots},
                     {"page-size", kPageSize},
                     {"ram-pages", join.ram_pages},
-                    {"channels", join.channels}};
+                    {"channels", join.channels},
+                    {"board", true}};
     return Send(request, timeout_ms);
 }
 
 Status ControlClient::PollDirectory(DirectoryGrant *grant, bool *ready, int timeout_ms) {
+    Deadline deadline(timeout_ms);
     json answer;
     int fd = -1;
-    Status status = Expect("directory", &answer, &fd, ready, timeout_ms);
+    Status status = Expect("directory", &answer, &fd, ready, timeout_ms,
+                           grant->board_fd < 0 ? "board" : nullptr);
     if (!status.ok() || !*ready) {
         return status;
     }
     uint64_t index = 0;
+    if (answer["op"] == "board") {
+        *ready = false;
+        if (fd < 0 || !GetUint(answer, "index", kMaxMembers - 1, &index)) {
+            if (fd >= 0) {
+                close(fd);
+            }
+            return {Code::kInvalid, "coordinator at " + path_ + ": its board message is not valid"};
+        }
+        grant->board_fd = fd;
+        grant->board_index = static_cast<uint32_t>(index);
+        return PollDirectory(grant, ready, deadline.LeftMs()); // a second board is refused
+    }
     uint64_t joined = 0;
     uint64_t missing = 0;
     if (fd < 0 || !GetUint(answer, "index", kMaxMembers - 1, &index) ||

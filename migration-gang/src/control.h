@@ -56,6 +56,8 @@ struct SourceJoin {
 
 struct DirectoryGrant {
     int fd = -1;        // sealed memfd of the directory; the caller's to close
+    int board_fd = -1;  // sealed memfd of the board; -1: the gang has none
+    uint32_t board_index = 0;
     uint32_t index = 0; // this member's record
     uint32_t joined = 0;
     uint32_t missing = 0;
@@ -100,7 +102,7 @@ class ControlClient {
     Status Hello(const std::string &client, bool member, int timeout_ms);
     // Sends the join; the directory comes when the gang is complete.
     Status JoinSource(const SourceJoin &join, int timeout_ms);
-    // *ready says whether the directory has come.
+    // *ready says whether the directory has come.  The board comes before it.
     Status PollDirectory(DirectoryGrant *grant, bool *ready, int timeout_ms);
     Status Scanned(int timeout_ms);
     // *ready says whether all members have scanned, or were waited for enough.
@@ -117,8 +119,9 @@ class ControlClient {
   private:
     ControlClient(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
     Received Fail(Received outcome, Code code, const std::string &what);
-    // Waits for the answer `op`; *ready is false when none came in time.
-    Status Expect(const char *op, nlohmann::json *message, int *fd, bool *ready, int timeout_ms);
+    // Waits for the answer `op` (or `or_op`); *ready is false when none came in time.
+    Status Expect(const char *op, nlohmann::json *message, int *fd, bool *ready, int timeout_ms,
+                  const char *or_op = nullptr);
     Status Unanswered(const char *request) const;
 
     int fd_;

@@ -47,8 +47,10 @@ Status SourceMember::Create(const SourceMemberConfig &config, std::unique_ptr<So
 }
 
 SourceMember::~SourceMember() {
-    if (grant_.fd >= 0) {
-        close(grant_.fd);
+    for (int fd : {grant_.fd, grant_.board_fd}) {
+        if (fd >= 0) {
+            close(fd);
+        }
     }
 }
 
@@ -138,8 +140,24 @@ Status SourceMember::OpenDirectory() {
     return Status::Ok();
 }
 
+// Policy is no reason to fail: what is no board is done without.
+void SourceMember::OpenBoard() {
+    if (grant_.board_fd < 0) {
+        return;
+    }
+    Status status = Board::Open(grant_.board_fd, &board_);
+    close(grant_.board_fd);
+    grant_.board_fd = -1;
+    if (status.ok()) {
+        board_shared_.store(board_.get(), std::memory_order_release);
+    }
+}
+
 Status SourceMember::Advance(int timeout_ms, Step *step) {
     *step = Step::kWait;
+    if (board_) {
+        board_->record(grant_.board_index).heartbeat.fetch_add(1, std::memory_order_relaxed);
+    }
     Status status;
     bool ready = false;
     switch (state_) {
@@ -158,6 +176,7 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
         status = control_->PollDirectory(&grant_, &ready, timeout_ms);
         if (status.ok() && ready) {
             status = OpenDirectory();
+            OpenBoard();
             SetPhase(Phase::kScanning, "scanning");
             state_ = State::kScan;
         }
@@ -304,6 +323,11 @@ void SourceMember::SetProgress(bool switchover, uint64_t remaining_pages, uint64
         SetPhase(Phase::kSwitchover, "switchover");
     }
     resending_.store(round > 1, std::memory_order_relaxed);
+    if (board_) {
+        BoardRecord &mine = board_->record(grant_.board_index);
+        mine.remaining.store(remaining_pages * kPageSize, std::memory_order_relaxed);
+        mine.heartbeat.fetch_add(1, std::memory_order_relaxed);
+    }
     if (directory_) {
         Observe();
         directory_->SetStat(grant_.index, Stat::kRemainingPages, remaining_pages);
@@ -339,6 +363,9 @@ void SourceMember::Leave(LeaveResult result) {
     if (directory_) {
         // Said here too: gangd may be gone, and others must not wait.
         directory_->SetMemberState(grant_.index, MemberState::kLeft);
+    }
+    if (board_) {
+        board_->SetState(grant_.board_index, MemberState::kLeft);
     }
     (void)control_->Leave(result);
     control_.reset(); // if that got lost, gangd sees the end of the connection

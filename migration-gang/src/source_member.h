@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "board.h"
 #include "control.h"
 #include "directory.h"
 #include "encoder.h"
@@ -85,6 +86,9 @@ class SourceMember {
     const char *phase() const { return phase_.load(std::memory_order_relaxed); }
     // nullptr until the directory has come, or without coordinator.
     const Directory *directory() const { return shared_.load(std::memory_order_acquire); }
+    // nullptr without coordinator, or until the directory has come.
+    Board *board() const { return board_shared_.load(std::memory_order_acquire); }
+    uint32_t board_index() const { return grant_.board_index; } // valid with board()
     uint32_t index() const { return grant_.index; }     // valid with directory()
     uint32_t joined() const { return grant_.joined; }   // valid with directory()
     uint32_t missing() const { return grant_.missing; } // valid with directory()
@@ -106,6 +110,7 @@ class SourceMember {
         : config_(config), cache_(config.cache_bytes), channels_(config.channels) {}
     Status Join();
     Status OpenDirectory();
+    void OpenBoard();
     void SetPhase(Phase phase, const char *name);
     void Observe();
 
@@ -121,6 +126,8 @@ class SourceMember {
     DirectoryGrant grant_;
     std::unique_ptr<Directory> directory_;      // set before kRun, then constant
     std::atomic<Directory *> shared_{nullptr};  // the same, for other threads
+    std::unique_ptr<Board> board_;              // as directory_
+    std::atomic<Board *> board_shared_{nullptr};
     std::unique_ptr<StallWatch> stalls_;
     uint64_t last_observed_ms_ = 0;
 

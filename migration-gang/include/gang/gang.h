@@ -76,6 +76,8 @@ typedef struct GangStats {
     uint64_t directory_bytes;
     uint64_t store_slots;
     uint64_t store_slots_used;
+    bool board;            /* source: the gang's members see each other's progress */
+    uint32_t board_index;
 } GangStats;
 
 /*
