@@ -40,6 +40,7 @@ enum class BoardStage : uint32_t {
 
 // Bits of BoardRecord::flags.
 inline constexpr uint32_t kBoardQuiet = 1; // nothing of it is under way to its destination
+inline constexpr uint32_t kBoardLast = 2;  // lets all others go first
 
 // Written by its own member only, but for `state`.
 struct alignas(64) BoardRecord {

@@ -78,6 +78,7 @@ Status SourceMember::ReturnMessage(const uint8_t *message, size_t size) {
                                         std::to_string(packet) + " out of turn"};
         }
         channels_[channel].acked.store(packet, std::memory_order_relaxed);
+        Beat();
         if (Directory *d = shared_.load(std::memory_order_acquire)) {
             d->SetAcked(grant_.index, channel, packet);
         }
@@ -148,16 +149,51 @@ void SourceMember::OpenBoard() {
     Status status = Board::Open(grant_.board_fd, &board_);
     close(grant_.board_fd);
     grant_.board_fd = -1;
-    if (status.ok()) {
-        board_shared_.store(board_.get(), std::memory_order_release);
+    if (!status.ok()) {
+        return;
     }
+    pacer_ = std::make_unique<Pacer>(board_.get(), grant_.board_index, config_.priority);
+    board_shared_.store(board_.get(), std::memory_order_release);
+    if (config_.max_bandwidth) {
+        SetMaxBandwidth(config_.max_bandwidth);
+    }
+}
+
+// Any thread that does something for this migration.
+void SourceMember::Beat() {
+    if (Board *board = board_shared_.load(std::memory_order_acquire)) {
+        board->record(grant_.board_index).heartbeat.fetch_add(1, std::memory_order_relaxed);
+    }
+}
+
+Pacer::Pace SourceMember::NextPace(Pacer::State state) {
+    if (!pacer_) {
+        return {};
+    }
+    state.in_flight = in_flight();
+    using namespace std::chrono;
+    return pacer_->Next(state, static_cast<uint64_t>(duration_cast<nanoseconds>(
+                                                         steady_clock::now().time_since_epoch())
+                                                         .count()));
+}
+
+void SourceMember::ReleaseTurn() {
+    if (pacer_) {
+        pacer_->Release();
+    }
+}
+
+bool SourceMember::SetMaxBandwidth(uint64_t rate) {
+    Board *board = board_shared_.load(std::memory_order_acquire);
+    if (board) {
+        board->header().budget.store(rate, std::memory_order_relaxed);
+    }
+    return board != nullptr;
 }
 
 Status SourceMember::Advance(int timeout_ms, Step *step) {
     *step = Step::kWait;
-    if (board_) {
-        board_->record(grant_.board_index).heartbeat.fetch_add(1, std::memory_order_relaxed);
-    }
+    Beat();
     Status status;
     bool ready = false;
     switch (state_) {
@@ -231,6 +267,7 @@ Status SourceMember::Encode(uint32_t channel, const char *id, void *block, const
     if (channel >= config_.channels) {
         return {Code::kInvalid, "no such channel"};
     }
+    Beat();
     Channel &c = channels_[channel];
     if (!c.encoder) {
         EncoderOptions options = config_.encoder;
@@ -323,11 +360,7 @@ void SourceMember::SetProgress(bool switchover, uint64_t remaining_pages, uint64
         SetPhase(Phase::kSwitchover, "switchover");
     }
     resending_.store(round > 1, std::memory_order_relaxed);
-    if (board_) {
-        BoardRecord &mine = board_->record(grant_.board_index);
-        mine.remaining.store(remaining_pages * kPageSize, std::memory_order_relaxed);
-        mine.heartbeat.fetch_add(1, std::memory_order_relaxed);
-    }
+    Beat();
     if (directory_) {
         Observe();
         directory_->SetStat(grant_.index, Stat::kRemainingPages, remaining_pages);
@@ -364,6 +397,7 @@ void SourceMember::Leave(LeaveResult result) {
         // Said here too: gangd may be gone, and others must not wait.
         directory_->SetMemberState(grant_.index, MemberState::kLeft);
     }
+    ReleaseTurn();
     if (board_) {
         board_->SetState(grant_.board_index, MemberState::kLeft);
     }

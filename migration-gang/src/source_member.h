@@ -19,6 +19,7 @@
 #include "control.h"
 #include "directory.h"
 #include "encoder.h"
+#include "pacer.h"
 #include "status.h"
 #include "wire.h"
 
@@ -31,6 +32,8 @@ struct SourceMemberConfig {
     uint64_t ram_pages = 0;
     EncoderOptions encoder;
     uint64_t cache_bytes = 0; // for pages' last versions; 0: no deltas against them
+    uint32_t priority = 0;   // in the bulk phase; the higher, the earlier
+    uint64_t max_bandwidth = 0; // of the whole gang, bytes/s; 0: as it is
     HashKind hash_kind = HashKind::kInvalid; // that the destination must have; kInvalid: any
 };
 
@@ -76,6 +79,12 @@ class SourceMember {
     void SetProgress(bool switchover, uint64_t remaining_pages, uint64_t round);
     // Of this member, for status only; nothing before the directory has come.
     void SetFigure(Stat figure, uint64_t value);
+    // When to send.  Without a board: always.  `state.in_flight` is filled in here.
+    Pacer::Pace NextPace(Pacer::State state);
+    // The turn and the place in the bulk phase go to others.
+    void ReleaseTurn();
+    // Of the whole gang, bytes/s; 0: no limit.  Any thread; false: there is no board yet.
+    bool SetMaxBandwidth(uint64_t rate);
     // Main thread, when nobody else uses the object any more.
     void Leave(LeaveResult result);
 
@@ -111,6 +120,7 @@ class SourceMember {
     Status Join();
     Status OpenDirectory();
     void OpenBoard();
+    void Beat();
     void SetPhase(Phase phase, const char *name);
     void Observe();
 
@@ -128,6 +138,7 @@ class SourceMember {
     std::atomic<Directory *> shared_{nullptr};  // the same, for other threads
     std::unique_ptr<Board> board_;              // as directory_
     std::atomic<Board *> board_shared_{nullptr};
+    std::unique_ptr<Pacer> pacer_;              // migration thread's
     std::unique_ptr<StallWatch> stalls_;
     uint64_t last_observed_ms_ = 0;
 
