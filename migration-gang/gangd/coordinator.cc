@@ -185,6 +185,7 @@ Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, u
     member->wants_board = request.value("board", json()) == true;
     if (gang->expected == 0) {
         gang->expected = members;
+        TakeAnnounced(gang, now_ms);
         gang->deadline_ms = now_ms + limits_.barrier_ms;
     }
     spdlog::info("gang {}: {} (pid {}) joins as source, {} of {}", gang->id, member->name,
@@ -206,8 +207,9 @@ void Coordinator::Complete(Gang *gang, uint64_t now_ms) {
     gang->missing =
         static_cast<uint32_t>(gang->expected > gang->joined ? gang->expected - gang->joined : 0);
     if (gang->missing) {
-        spdlog::warn("gang {}: goes on with {} of {} members", gang->id, gang->joined,
-                     gang->expected);
+        const std::string names = MissingText(*gang);
+        spdlog::warn("gang {}: goes on with {} of {} members{}{}", gang->id, gang->joined,
+                     gang->expected, names.empty() ? "" : "; missing: ", names);
     }
     for (const auto &m : gang->members) {
         if (m->peer) {
@@ -270,6 +272,11 @@ void Coordinator::GrantBoard(Gang *gang, Member *member) {
         if (status.ok()) {
             status = gang::Board::Open(gang->board_fd, &gang->board);
         }
+        if (status.ok()) {
+            gang->board->header().turn_ms = limits_.turn_ms;
+            gang->board->header().bulk_limit = limits_.bulk_members;
+            ApplyOrder(gang);
+        }
     }
     if (status.ok()) {
         status = gang->board->AddMember(static_cast<uint32_t>(member->pid), &member->board_index);
@@ -308,6 +315,7 @@ void Coordinator::Grant(Gang *gang, Member *member) {
                         {"index", member->index},
                         {"joined", gang->joined},
                         {"missing", gang->missing},
+                        {"absent", gang->missing ? MissingText(*gang) : ""},
                         {"entries", share->entries}},
                        share->fd);
 }

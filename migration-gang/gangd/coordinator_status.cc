@@ -83,6 +83,17 @@ json Coordinator::MemberStatus(const Gang &gang, const Member &member) {
     return status;
 }
 
+// Whose turn it is; empty: nobody's.
+std::string Coordinator::TurnHolder(const Gang &gang) {
+    const uint64_t holder = gang.board->header().turn.load(std::memory_order_relaxed) & 0xff;
+    for (const auto &m : gang.members) {
+        if (holder != 0 && m->has_board && m->board_index == holder - 1) {
+            return m->name;
+        }
+    }
+    return "";
+}
+
 json Coordinator::GangStatus(const Gang &gang) {
     if (gang.store) {
         uint64_t used = std::min(gang.store->slots_used(), gang.store->slots());
@@ -117,11 +128,22 @@ json Coordinator::GangStatus(const Gang &gang) {
                               {"slots-taken", share->directory->slots_taken()}});
         }
     }
-    return {{"gang", gang.id},
-            {"role", "source"},
-            {"members-expected", gang.expected},
-            {"phase", phase},
-            {"stores", std::move(stores)}};
+    json status = {{"gang", gang.id},
+                   {"role", "source"},
+                   {"members-expected", gang.expected},
+                   {"phase", phase},
+                   {"stores", std::move(stores)}};
+    if (!gang.order.expect.empty()) {
+        status["missing"] = Missing(gang);
+    }
+    if (gang.board) {
+        const gang::BoardHeader &h = gang.board->header();
+        status["max-bandwidth"] = h.budget.load(std::memory_order_relaxed);
+        status["bulk-members"] = h.bulk_limit.load(std::memory_order_relaxed);
+        status["turn-limit"] = h.turn_ms.load(std::memory_order_relaxed);
+        status["turn"] = TurnHolder(gang);
+    }
+    return status;
 }
 
 // The cursor counts members over all gangs in their fixed order: a gang that

@@ -211,6 +211,7 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
     const SourceMember &m = *source->member;
     *stats = {};
     stats->phase = m.phase();
+    stats->absent = "";
     stats->hash = HashName(m.hash_kind());
     stats->board = m.board() != nullptr;
     if (const Board *board = m.board()) {
@@ -224,6 +225,7 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
     auto get = [&](Stat s) { return d->stat(m.index(), s); };
     stats->directory = true;
     stats->member_index = m.index();
+    stats->absent = m.absent().c_str();
     stats->joined = m.joined();
     stats->missing = m.missing();
     stats->scanned_pages = get(Stat::kScannedPages);

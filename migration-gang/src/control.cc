@@ -389,6 +389,8 @@ Status ControlClient::PollDirectory(DirectoryGrant *grant, bool *ready, int time
     grant->index = static_cast<uint32_t>(index);
     grant->joined = static_cast<uint32_t>(joined);
     grant->missing = static_cast<uint32_t>(missing);
+    grant->absent.clear();
+    GetString(answer, "absent", &grant->absent);
     return status;
 }
 
@@ -440,6 +442,30 @@ Status ControlClient::JoinDestination(const std::string &gang, const std::string
 
 Status ControlClient::Leave(LeaveResult result) {
     return Send({{"op", "leave"}, {"result", ResultName(result)}}, 0);
+}
+
+Status ControlClient::SetOrder(const std::string &gang, const GangOrder &order, int timeout_ms) {
+    Deadline deadline(timeout_ms);
+    json request = {{"op", "set"}, {"gang", gang}};
+    if (order.max_bandwidth) {
+        request["max-bandwidth"] = *order.max_bandwidth;
+    }
+    if (order.bulk_members) {
+        request["bulk-members"] = *order.bulk_members;
+    }
+    if (order.turn_ms) {
+        request["turn-limit"] = *order.turn_ms;
+    }
+    if (!order.expect.empty()) {
+        request["expect"] = order.expect;
+    }
+    Status status = Send(request, timeout_ms);
+    json answer;
+    bool ready = false;
+    if (status.ok()) {
+        status = Expect("set", &answer, nullptr, &ready, deadline.LeftMs());
+    }
+    return status.ok() && !ready ? Unanswered("does not answer") : status;
 }
 
 Status ControlClient::QueryStatus(json *merged, int timeout_ms) {

@@ -24,7 +24,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -61,6 +63,15 @@ struct DirectoryGrant {
     uint32_t index = 0; // this member's record
     uint32_t joined = 0;
     uint32_t missing = 0;
+    std::string absent; // names of the missing, for people; empty: not known
+};
+
+// What "set" says of a gang; see the protocol.
+struct GangOrder {
+    std::optional<uint64_t> max_bandwidth; // bytes/s; 0: no limit
+    std::optional<uint64_t> bulk_members;  // 0: all
+    std::optional<uint64_t> turn_ms;       // 0: no turns
+    std::vector<std::string> expect;       // member names
 };
 
 struct StoreGrant {
@@ -113,6 +124,8 @@ class ControlClient {
     // A word of farewell that waits for nobody: what does not fit the socket's
     // buffer at once is not said.
     Status Leave(LeaveResult result);
+    // Of a gang that leaves this host, or is about to.
+    Status SetOrder(const std::string &gang, const GangOrder &order, int timeout_ms);
     // All pages of gangd's status in one: {"gangd", "pid", "gangs": [...]}.
     Status QueryStatus(nlohmann::json *status, int timeout_ms);
 

@@ -80,7 +80,8 @@ Pacer::Pace Pacer::Next(const State &state, uint64_t now_ns) {
     SetFlag(kBoardQuiet, !pace.send && state.in_flight == 0);
     if (pace.send) {
         pace.bytes = budget_.Credit(watch_, pace.our_turn, now_ns);
-        pace.send = pace.bytes > 0;
+        // The last round is not held back: its VM would be the one to wait.
+        pace.send = pace.bytes > 0 || state.stops_next;
     }
     return pace;
 }

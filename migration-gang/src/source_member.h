@@ -101,6 +101,7 @@ class SourceMember {
     uint32_t index() const { return grant_.index; }     // valid with directory()
     uint32_t joined() const { return grant_.joined; }   // valid with directory()
     uint32_t missing() const { return grant_.missing; } // valid with directory()
+    const std::string &absent() const { return grant_.absent; } // the same
 
   private:
     enum class State { kGreeting, kJoin, kScan, kBarrier, kRun };
