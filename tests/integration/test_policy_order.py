@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright the gang migration authors
+"""When members of a gang send: one bandwidth, turns, order, and a VM that does
+not converge.  Nothing here depends on how fast the machine is: what is asserted
+of time is that a limit was kept to, which a slow machine does all the more."""
+
+import json
+import subprocess
+import time
+
+from ganglib import gang, process
+from ganglib.process import wait_for
+
+MB = 1_000_000
+
+
+def gangctl(*arguments):
+    return subprocess.run([process.product("gangctl"), *arguments], capture_output=True, text=True,
+                          timeout=60, check=False)
+
+
+def status(gangd):
+    answer = gangctl("status", "--json", "--socket", gangd.socket)
+    assert answer.returncode == 0, answer
+    gangs = json.loads(answer.stdout)["gangs"]
+    return gangs[0] if gangs else {}
+
+
+def parameters(members, **values):
+    for member in members:
+        member.source.qmp.parameters(**values)
+
+
+def transferred(members):
+    infos = [m.source.cmd("query-migrate") for m in members]
+    return sum(info.get("ram", {}).get("transferred", 0) for info in infos)
+
+
+def finish(bed, members):
+    gang.wait(members, 120)
+    gang.check(members)
+
+
+def test_one_bandwidth_for_all_is_kept_to_and_changed_at_another_member(bed):
+    """Set at one VM, it binds all; lifted at another one, while they run."""
+    limit = 8 * MB
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2, "idle"), gangds)
+    parameters(members[:1], gang_max_bandwidth=limit)
+    gang.start(members, bed.hosts, gangds)
+    gang.wait_sending(members, 0.5)
+    assert [m.source.cmd("query-gang")["max-bandwidth"] for m in members] == [limit, limit]
+    assert status(gangds[0])["max-bandwidth"] == limit
+    t0, before = time.monotonic(), transferred(members)
+    time.sleep(3)
+    sent, took = transferred(members) - before, time.monotonic() - t0
+    # A credit of 0.2 s each, and a packet of each channel that was under way.
+    assert sent <= limit * (took + 0.8) + 4 * MB, (sent, took)
+    assert all(m.source.cmd("query-migrate")["status"] == "active" for m in members)
+    parameters(members[1:], gang_max_bandwidth=0)
+    finish(bed, members)
+
+
+def test_gangctl_sets_the_bandwidth_of_a_gang_under_way(bed):
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(2, "idle"), gangds)
+    said = gangctl("set", "--gang", "gang", "--max-bandwidth", "1M", "--bulk-members", "1",
+                   "--socket", gangds[0].socket)
+    assert said.returncode == 0, said.stderr
+    gang.start(members, bed.hosts, gangds)
+    # One is in its first round; the other waits, and has sent nothing to speak of.
+    wait_for(lambda: transferred(members) > 1 * MB, 60, "the first to send")
+    first, second = sorted(sent_by(m) for m in members)
+    assert first < 100_000 < second, (first, second)
+    shown = status(gangds[0])
+    assert (shown["max-bandwidth"], shown["bulk-members"]) == (1 << 20, 1)
+    said = gangctl("set", "--gang", "gang", "--max-bandwidth", "0", "--socket", gangds[0].socket)
+    assert said.returncode == 0, said.stderr
+    finish(bed, members)
+
+
+def sent_by(member):
+    return member.source.cmd("query-migrate")["ram"]["transferred"]
+
+
+def test_priority_decides_who_is_in_the_bulk_phase_first(bed):
+    """Of three, the one that joins last has the highest priority."""
+    gangds = bed.gangds("--bulk-members", "1")
+    members = bed.prepare(bed.guests(3), gangds)
+    parameters(members[2:], gang_priority=9)
+    parameters(members[:1], gang_max_bandwidth=2 * MB)
+    gang.start(members, bed.hosts, gangds)
+    gang.wait_sending(members[2:], 1)
+    assert max(sent_by(m) for m in members[:2]) < 100_000
+    # A dead member frees its place, here to the one that joined before the other.
+    members[2].source.process.kill()
+    gang.wait_sending([joined_first(gangds, members[:2])], 1)
+    parameters(members[:1], gang_max_bandwidth=0)
+    finish(bed, members[:2])
+
+
+def joined_first(gangds, members):
+    order = [member["member"] for member in status(gangds[0])["members"]]
+    return min(members, key=lambda member: order.index(member.source.name))
+
+
+def start_busy(bed, members, gangds, **values):
+    """Members that send raw pages; when their first rounds are over, the gang gets less
+    than their guests write (6 MB/s each)."""
+    parameters(members, downtime_limit=1, **values)
+    gang.start(members, bed.hosts, gangds)
+    for member in members:
+        wait_for(lambda: member.source.cmd("query-gang")["round"] >= 2, 60, "the first round")
+    parameters(members[:1], gang_max_bandwidth=7 * MB)
+
+
+def busy_gang(bed, count=1):
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(count, "dirty"), gangds, compression="none", dedup="page")
+    return gangds, members
+
+
+def test_a_vm_that_does_not_converge_is_throttled_and_then_given_up(bed):
+    """It runs on at the source, and says why."""
+    gangds, members = busy_gang(bed)
+    throttled = []
+    start_busy(bed, members, gangds, gang_patience=2, gang_stuck="fail")
+    gang.wait(members, 150,
+              progress=lambda _, info: throttled.append(info.get("cpu-throttle-percentage", 0)))
+    assert members[0].status == "failed", members[0].info
+    assert "gang-patience" in members[0].info["error-desc"]
+    assert max(throttled) > 0
+    assert members[0].source.run_state() == "running"
+    assert "cpu-throttle-percentage" not in members[0].source.cmd("query-migrate")
+    members[0].source.wait_beats(2)
