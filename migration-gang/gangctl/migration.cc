@@ -263,8 +263,12 @@ int Migrate(const Plan &plan, uint64_t timeout_s, Progress *progress) {
     }
     if (!interrupts) {
         if (Status status = Announce(plan, &vms); !status.ok()) {
-            progress->Note("the coordinator was not told of the gang: " + status.message());
-            if (plan.gang_max_bandwidth || plan.bulk_members || plan.turn_limit) {
+            const bool asked = plan.gang_max_bandwidth || plan.bulk_members || plan.turn_limit;
+            // One of another host cannot be reached from here.
+            if (asked || status.code() != gang::Code::kUnavailable) {
+                progress->Note("the coordinator was not told of the gang: " + status.message());
+            }
+            if (asked) {
                 for (auto &vm : vms) {
                     Fail(vm.get(), status);
                 }

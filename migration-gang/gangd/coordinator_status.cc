@@ -19,9 +19,10 @@ using nlohmann::json;
 namespace {
 
 // What keeps a page below the size of a message: a member takes less than 1.4 KiB,
-// a store less than 300 bytes.
-constexpr size_t kMembersOfPage = 32;
+// a store less than 300 bytes, a gang that has none of either less than 900.
+constexpr size_t kMembersOfPage = 24;
 constexpr size_t kStoresOfGang = 16;
+constexpr size_t kMissingOfGang = 8;
 
 // Names of Phase, and of the counters that status shows.
 constexpr const char *kPhases[] = {"joining",    "scanning",  "barrier", "migrating",
@@ -134,7 +135,9 @@ json Coordinator::GangStatus(const Gang &gang) {
                    {"phase", phase},
                    {"stores", std::move(stores)}};
     if (!gang.order.expect.empty()) {
-        status["missing"] = Missing(gang);
+        std::vector<std::string> missing = Missing(gang);
+        missing.resize(std::min(missing.size(), kMissingOfGang));
+        status["missing"] = std::move(missing);
     }
     if (gang.board) {
         const gang::BoardHeader &h = gang.board->header();

@@ -56,10 +56,11 @@ struct alignas(64) BoardRecord {
     Atomic<uint64_t> sent;       // bytes on the wire so far
     // Of the switchover policy.
     alignas(64) Atomic<uint64_t> policy[kBoardPolicyWords];
-    alignas(64) Atomic<uint64_t> spare[8];
+    alignas(64) Atomic<uint64_t> turns; // that it has had
+    Atomic<uint64_t> spare[7];
 };
 static_assert(sizeof(BoardRecord) == 192 && offsetof(BoardRecord, policy) == 64 &&
-              offsetof(BoardRecord, spare) == 128);
+              offsetof(BoardRecord, turns) == 128);
 
 struct BoardHeader {
     SegmentHeader segment;

@@ -216,6 +216,9 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
     stats->board = m.board() != nullptr;
     if (const Board *board = m.board()) {
         stats->board_index = m.board_index();
+        const BoardRecord &mine = board->record(m.board_index());
+        stats->turns = mine.turns.load(std::memory_order_relaxed);
+        stats->lost_turns = mine.lost_turns.load(std::memory_order_relaxed);
         stats->max_bandwidth = board->header().budget.load(std::memory_order_relaxed);
     }
     const Directory *d = m.directory();

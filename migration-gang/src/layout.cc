@@ -84,6 +84,7 @@ uint64_t LayoutSignature() {
         offsetof(BoardRecord, turn_wish),
         offsetof(BoardRecord, sent),
         offsetof(BoardRecord, policy),
+        offsetof(BoardRecord, turns),
         offsetof(BoardRecord, spare),
         sizeof(SlotMeta),
         offsetof(SlotMeta, hash_lo),

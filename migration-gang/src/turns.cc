@@ -40,7 +40,7 @@ Turns::Answer Turns::Ask(const BoardWatch &watch, bool wish, uint64_t away, uint
         }
         if (!in_time) {
             lost_ = std::min(lost_ + 1, kMaxPenalty);
-            mine.lost_turns.store(static_cast<uint32_t>(lost_), std::memory_order_relaxed);
+            mine.lost_turns.fetch_add(1, std::memory_order_relaxed);
             mine.turn_wish.store(0, std::memory_order_relaxed);
             not_before_ms_ = now_ms + lost_ * limit;
         }
@@ -60,7 +60,8 @@ Turns::Answer Turns::Ask(const BoardWatch &watch, bool wish, uint64_t away, uint
     for (uint32_t i = 0; i < kMaxMembers; i++) {
         const BoardRecord &r = board_->record(i);
         uint64_t wished = i == index_ ? 0 : r.turn_wish.load(std::memory_order_relaxed);
-        uint64_t lost = r.lost_turns.load(std::memory_order_relaxed);
+        uint64_t lost =
+            std::min<uint64_t>(r.lost_turns.load(std::memory_order_relaxed), kMaxPenalty);
         if (wished == 0 || !watch.Lives(i) || std::make_tuple(lost, wished - 1, i) > key) {
             continue;
         }
@@ -79,6 +80,7 @@ Turns::Answer Turns::Ask(const BoardWatch &watch, bool wish, uint64_t away, uint
     }
     word_ = taken;
     since_ms_ = now_ms;
+    mine.turns.fetch_add(1, std::memory_order_relaxed);
     return Answer::kOurs;
 }
 

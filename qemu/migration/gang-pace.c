@@ -124,14 +124,16 @@ MigGangPace migration_gang_pace(MigrationState *s, GangSource *source,
                                 double bytes_per_ms, Error **errp)
 {
     uint64_t looks = stat64_get(&mig_stats.dirty_sync_count);
+    bool far = looks >= GANG_LOOKS_ALONE &&
+               remaining > bytes_per_ms * migrate_downtime_limit();
     GangPaceState state = {
         .remaining_bytes = remaining,
         .wire_bytes = migration_transferred_bytes(),
         .first_round = looks <= 1,
         /* What is near the end of the first round only takes a look */
         .stops_next = near_end && looks > 1,
-        .wants_turn = looks >= GANG_LOOKS_ALONE &&
-                      remaining > bytes_per_ms * migrate_downtime_limit(),
+        /* Who has the turn keeps it until it is over */
+        .wants_turn = looks > 1 && (far || pace.our_turn),
         .last = pace.last,
     };
     GangPace next;

@@ -484,6 +484,8 @@ GangInfo *qmp_query_gang(Error **errp)
     info->store_slots = stats.store_slots;
     info->store_slots_used = stats.store_slots_used;
     info->max_bandwidth = stats.max_bandwidth;
+    info->turns = stats.turns;
+    info->lost_turns = stats.lost_turns;
     info->percent = rates.progress / 10.0;
     info->sent_bytes = rates.wire_bytes;
     info->saved_bytes = gang_saved_bytes(&stats, rates.handled_pages);

@@ -8,6 +8,8 @@ import json
 import subprocess
 import time
 
+import pytest
+
 from ganglib import gang, process
 from ganglib.process import wait_for
 
@@ -133,3 +135,69 @@ def test_a_vm_that_does_not_converge_is_throttled_and_then_given_up(bed):
     assert members[0].source.run_state() == "running"
     assert "cpu-throttle-percentage" not in members[0].source.cmd("query-migrate")
     members[0].source.wait_beats(2)
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_busy_members_take_turns_unless_there_are_none(bed, turns):
+    gangds = bed.gangds(*([] if turns else ["--turn-limit", "0"]))
+    members = bed.prepare(bed.guests(2, "dirty"), gangds)
+    parameters(members, downtime_limit=10)
+    gang.start(members, bed.hosts, gangds)
+    finish(bed, members)
+    taken = [m.source.cmd("query-gang")["turns"] for m in members]
+    assert min(taken) >= 1 if turns else taken == [0, 0], taken
+    gang.run_at_destination(members)
+
+
+@pytest.mark.long
+def test_a_stuck_member_goes_last_without_holding_the_others(bed):
+    """It waits, unthrottled, while the other one, whose own limit is low, is on its way."""
+    gangds = bed.gangds()
+    members = bed.prepare(bed.guests(1, "dirty") + bed.guests(2, "idle")[1:], gangds,
+                          compression="none", dedup="page")
+    busy, slow = members
+    parameters([busy], downtime_limit=1, gang_patience=1, gang_stuck="last")
+    parameters([slow], max_bandwidth=MB)
+    gang.start(members, bed.hosts, gangds)
+    waits = "the stuck one to wait"
+    wait_for(lambda: still(busy), 180, waits, poll=0.5)
+    assert "cpu-throttle-percentage" not in busy.source.cmd("query-migrate")
+    assert slow.source.cmd("query-migrate")["status"] == "active"
+    parameters([busy], downtime_limit=300)
+    parameters([slow], max_bandwidth=1 << 40)
+    finish(bed, members)
+    assert busy.total_ms > slow.total_ms
+    gang.run_at_destination(members)
+
+
+def still(member):
+    """Sends nothing for a second, though its guest writes."""
+    before = sent_by(member)
+    time.sleep(1)
+    return member.source.cmd("query-gang")["round"] >= 2 and sent_by(member) == before
+
+
+@pytest.mark.long
+@pytest.mark.link(100)
+@pytest.mark.parametrize("turns", [True, False])
+def test_guests_that_write_more_than_their_share_of_the_link_converge_in_turns(bed, turns):
+    """Four guests of which each writes half of what the link carries.  Side by side none
+    gets there in ten looks, as with stock; in turns each does."""
+    gangds = bed.gangds(*([] if turns else ["--turn-limit", "0"]))
+    members = bed.prepare(bed.guests(4, "dirty"), gangds, compression="none", dedup="page")
+    parameters(members, downtime_limit=100)
+    gang.start(members, bed.hosts, gangds)
+    if turns:
+        gang.wait(members, 300)
+        gang.check(members)
+        gang.run_at_destination(members)
+        return
+    rounds = {}
+
+    def ten_looks():
+        for member in members:
+            info = member.source.cmd("query-migrate")
+            assert info["status"] == "active", (member.source.name, info)
+            rounds[member.source.name] = info["ram"]["dirty-sync-count"]
+        return min(rounds.values()) >= 10
+    wait_for(ten_looks, 400, lambda: f"ten looks: {rounds}", poll=0.5)

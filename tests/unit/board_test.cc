@@ -46,7 +46,7 @@ TEST(Board, HasARecordForEachOf128Members) {
     }
     EXPECT_EQ(a.board->AddMember(1, &index).code(), Code::kExhausted);
     // The last record is inside the segment.
-    a.board->record(kMaxMembers - 1).spare[7] = 1;
+    a.board->record(kMaxMembers - 1).spare[6] = 1;
     // Of one that left nobody gets the record: others may still look at it.
     a.board->SetState(3, MemberState::kLeft);
     EXPECT_EQ(a.board->AddMember(1, &index).code(), Code::kExhausted);

@@ -79,6 +79,8 @@ typedef struct GangStats {
     bool board;            /* source: the gang's members see each other's progress */
     uint32_t board_index;
     uint64_t max_bandwidth; /* source: of the whole gang, bytes/s; 0: no limit */
+    uint64_t turns;        /* source: that this member has had */
+    uint64_t lost_turns;   /* of those, lost before its switchover */
     const char *absent;    /* source: names of the missing, "" if not known; lives as
                               long as the GangSource */
 } GangStats;
