@@ -87,8 +87,8 @@ static bool pace_patience(MigrationState *s, uint64_t looks, bool waits,
     }
     if (out && stuck == GANG_STUCK_FAIL) {
         error_setg(errp, "gang: the VM writes too much to converge: given up "
-                   "after %" PRIu64 " rounds, the last %" PRIu64 " of them with "
-                   "throttled CPUs (gang-patience %" PRIu64 ", gang-stuck "
+                   "after %" PRIu64 " rounds, the last %" PRIu64 " of them "
+                   "with throttled CPUs (gang-patience %" PRIu64 ", gang-stuck "
                    "'fail'); it runs on here", rounds, rounds - patience,
                    patience);
         return false;

@@ -23,9 +23,9 @@ typedef enum {
 } MigGangPace;
 
 /*
- * Asks the gang, and waits some ms at most.  @near_end: what is left may be sent
- * with the VM stopped, and nothing is under way.  @bytes_per_ms is what the
- * link has carried of late.
+ * Asks the gang, and waits some ms at most.  @near_end: what is left may be
+ * sent with the VM stopped, and nothing is under way.  @bytes_per_ms is what
+ * the link has carried of late.
  */
 MigGangPace migration_gang_pace(struct MigrationState *s,
                                 struct GangSource *source, uint64_t remaining,

@@ -517,7 +517,8 @@ void migration_gang_params_print(Monitor *mon,
                    MigrationParameter_str(MIGRATION_PARAMETER_GANG_DEDUP),
                    GangDedup_str(params->gang_dedup));
     monitor_printf(mon, "%s: %" PRIu64 " bytes/second\n",
-                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_MAX_BANDWIDTH),
+                   MigrationParameter_str(
+                       MIGRATION_PARAMETER_GANG_MAX_BANDWIDTH),
                    params->gang_max_bandwidth);
     monitor_printf(mon, "%s: %u\n",
                    MigrationParameter_str(MIGRATION_PARAMETER_GANG_PRIORITY),
