@@ -157,8 +157,15 @@ void Start(const Plan &plan, Vms *vms) {
 void Watch(Vms *vms, uint64_t timeout_s, Progress *progress) {
     int64_t timeout_at = timeout_s ? NowMs() + static_cast<int64_t>(timeout_s) * 1000 : INT64_MAX;
     int64_t cancelled_ms = 0;
+    bool told = false; // who is missing
     while (AnyRunning(*vms)) {
         PollOnce(vms, kTickMs);
+        for (const auto &vm : *vms) {
+            if (!vm->absent.empty() && !told) {
+                told = true;
+                progress->Note("the gang has started without " + vm->absent);
+            }
+        }
         progress->Update(*vms);
         int64_t now = NowMs();
         if (!cancelled_ms && (interrupts || now >= timeout_at)) {

@@ -462,6 +462,9 @@ GangInfo *qmp_query_gang(Error **errp)
     info->member_index = stats.member_index;
     info->joined = stats.joined;
     info->missing = stats.missing;
+    if (migration_gang_source() && *stats.absent) {
+        info->absent = g_strdup(stats.absent);
+    }
     info->scanned_pages = stats.scanned_pages;
     info->scan_duplicate_pages = stats.scan_duplicate_pages;
     info->zero_pages = stats.zero_pages;
