@@ -40,10 +40,13 @@ Examples:
 A plan:
   {"gang": "web", "compression": "zstd", "level": 1, "channels": 2,
    "max_bandwidth": 0, "downtime_limit": 300,
+   "gang_max_bandwidth": 0, "bulk_members": 0, "turn_limit": 5000,
+   "patience": 0, "stuck": "throttle",
    "source_coordinator": "/run/gang/gangd.sock",
    "destination_coordinator": "/run/gang/gangd.sock",
    "vms": [{"name": "vm1", "source": "/run/a/vm1.qmp",
-            "destination": "/run/b/vm1.qmp", "uri": "tcp:192.0.2.2:4441"}]}
+            "destination": "/run/b/vm1.qmp", "uri": "tcp:192.0.2.2:4441",
+            "priority": 0}]}
 
 Before anything is started, and with --dry-run only that, both ends are checked.
 Ctrl-C cancels the gang: VMs that have not arrived go on at the source.
@@ -53,6 +56,14 @@ constexpr const char *kCancelExamples = R"(
 Examples:
   gangctl cancel --plan web.json
   gangctl cancel --vm name=vm1,source=/run/a/vm1.qmp)";
+
+constexpr const char *kSetExamples = R"(
+Examples:
+  gangctl set --gang web --max-bandwidth 100M
+  gangctl set --gang web --max-bandwidth 0 --bulk-members 2 --turn-limit 3000
+
+Holds for the gang that leaves this host, from now on; or, if it has not begun,
+for the next one of that id, within a minute.  Sizes as 100M are powers of 1024.)";
 
 constexpr const char *kEstimateExamples = R"(
 Examples:
@@ -99,6 +110,11 @@ gang::Status Assemble(const CLI::App &command, const Arguments &arguments, gangc
     take("--max-bandwidth", &Plan::max_bandwidth);
     take("--downtime-limit", &Plan::downtime_limit);
     take("--overcommit", &Plan::overcommit);
+    take("--gang-max-bandwidth", &Plan::gang_max_bandwidth);
+    take("--bulk-members", &Plan::bulk_members);
+    take("--turn-limit", &Plan::turn_limit);
+    take("--patience", &Plan::patience);
+    take("--stuck", &Plan::stuck);
     for (const std::string &text : arguments.vms) {
         gangctl::VmPlan vm;
         if (gang::Status status = gangctl::ParseVm(text, &vm); !status.ok()) {
@@ -116,12 +132,27 @@ void AddCoding(CLI::App *command, Plan *plan) {
         ->capture_default_str();
 }
 
+// What holds for the whole gang.
+void AddOrder(CLI::App *command, const std::string &bandwidth_option,
+              std::optional<uint64_t> *bandwidth, std::optional<uint64_t> *bulk_members,
+              std::optional<uint64_t> *turn_ms) {
+    command
+        ->add_option(bandwidth_option, *bandwidth,
+                     "Bytes a second for all VMs of the gang together (0: no limit)")
+        ->transform(CLI::AsSizeValue(false));
+    command->add_option("--bulk-members", *bulk_members,
+                        "Most VMs in their first round at a time (0: all)");
+    command->add_option("--turn-limit", *turn_ms,
+                        "Milliseconds that a VM about to converge may have the link (0: none)");
+}
+
 void AddPlanOptions(CLI::App *command, Arguments *arguments, bool migrate) {
     auto *file = command->add_option("--plan", arguments->plan_file,
                                      "JSON file with the gang ('-': standard input)");
     command
         ->add_option("--vm", arguments->vms,
-                     migrate ? "name=NAME,source=QMP,destination=QMP,uri=URI[,listen=URI], "
+                     migrate ? "name=NAME,source=QMP,destination=QMP,uri=URI[,listen=URI]"
+                               "[,priority=NUMBER], "
                                "once for each VM"
                              : "name=NAME,source=QMP, once for each VM")
         ->expected(1)
@@ -146,6 +177,16 @@ void AddPlanOptions(CLI::App *command, Arguments *arguments, bool migrate) {
         ->add_option("--max-bandwidth", plan.max_bandwidth,
                      "Bytes a second for each VM (0: no limit)")
         ->transform(CLI::AsSizeValue(false))
+        ->capture_default_str();
+    AddOrder(command, "--gang-max-bandwidth", &plan.gang_max_bandwidth, &plan.bulk_members,
+             &plan.turn_limit);
+    command
+        ->add_option("--patience", plan.patience,
+                     "Rounds after the first until a VM's CPUs are throttled (0: never)")
+        ->capture_default_str();
+    command
+        ->add_option("--stuck", plan.stuck,
+                     "What becomes of a VM after twice as many: throttle, last or fail")
         ->capture_default_str();
     command->add_option("--downtime-limit", plan.downtime_limit, "Milliseconds")
         ->capture_default_str();
@@ -198,6 +239,15 @@ int main(int argc, char **argv) {
         ->capture_default_str();
     estimate->footer(kEstimateExamples);
 
+    CLI::App *set = app.add_subcommand("set", "Change what holds for a gang under way");
+    std::string set_gang;
+    gang::GangOrder order;
+    set->add_option("--gang", set_gang, "Gang id")->required();
+    set->add_option("--socket", socket, "gangd's socket on the source host")
+        ->capture_default_str();
+    AddOrder(set, "--max-bandwidth", &order.max_bandwidth, &order.bulk_members, &order.turn_ms);
+    set->footer(kSetExamples);
+
     CLI::App *status = app.add_subcommand("status", "Show gangs that the coordinator knows");
     CLI::App *watch = app.add_subcommand("watch", "Show them again and again");
     for (CLI::App *command : {status, watch}) {
@@ -218,6 +268,12 @@ int main(int argc, char **argv) {
     gangctl::CatchInterrupts();
     if (status->parsed()) {
         return gangctl::ShowStatus(socket, json);
+    }
+    if (set->parsed()) {
+        if (!order.max_bandwidth && !order.bulk_members && !order.turn_ms) {
+            return Usage("set: say what (--max-bandwidth, --bulk-members, --turn-limit)");
+        }
+        return gangctl::SetOrder(socket, set_gang, order);
     }
     if (watch->parsed()) {
         return gangctl::WatchStatus(socket, interval, count, json);

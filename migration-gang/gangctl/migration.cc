@@ -10,9 +10,11 @@
 
 #include <fmt/format.h>
 
+#include "control.h"
 #include "control_message.h"
 #include "interrupt.h"
 #include "preflight.h"
+#include "text.h"
 #include "watcher.h"
 
 namespace gangctl {
@@ -23,6 +25,7 @@ using nlohmann::json;
 namespace {
 
 constexpr int kTickMs = 250;
+constexpr int kAnnounceMs = 5000;
 constexpr int64_t kCancelMs = 30000;
 constexpr uint64_t kUnlimited = uint64_t{1} << 40; // bytes a second; QEMU has no word for it
 
@@ -33,13 +36,21 @@ std::string Absolute(const std::string &path) {
     return error ? path : full;
 }
 
-json Parameters(const Plan &plan, bool source) {
+json Parameters(const Plan &plan, const VmPlan &vm, bool source) {
     json parameters = {{"multifd-channels", plan.channels},
                        {"multifd-zstd-level", plan.level},
                        {"gang-compression", plan.compression}};
     if (source) {
         parameters["max-bandwidth"] = plan.max_bandwidth ? plan.max_bandwidth : kUnlimited;
         parameters["downtime-limit"] = plan.downtime_limit;
+        // What is not asked for is not said: an older QEMU does not know it.
+        if (vm.priority) {
+            parameters["gang-priority"] = vm.priority;
+        }
+        if (plan.patience) {
+            parameters["gang-patience"] = plan.patience;
+            parameters["gang-stuck"] = plan.stuck;
+        }
     }
     return parameters;
 }
@@ -52,10 +63,12 @@ void Fail(Vm *vm, const Status &status) {
 
 void Prepare(const Plan &plan, Vm *vm) {
     json ignored;
-    Status status = vm->source->Execute("migrate-set-parameters", Parameters(plan, true), &ignored);
+    Status status = vm->source->Execute("migrate-set-parameters",
+                                        Parameters(plan, vm->plan, true), &ignored);
     if (status.ok()) {
         status =
-            vm->destination->Execute("migrate-set-parameters", Parameters(plan, false), &ignored);
+            vm->destination->Execute("migrate-set-parameters",
+                                     Parameters(plan, vm->plan, false), &ignored);
     }
     if (status.ok()) {
         status = vm->destination->Execute(
@@ -68,6 +81,44 @@ void Prepare(const Plan &plan, Vm *vm) {
     if (!status.ok()) {
         Fail(vm, status);
     }
+}
+
+// As QEMU tells it to the coordinator; empty: it has none.
+std::string MemberName(Vm *vm) {
+    json info;
+    std::string name;
+    if (vm->source->Execute("query-name", json::object(), &info).ok()) {
+        gang::GetString(info, "name", &name);
+    }
+    name = name.substr(0, gang::kMaxControlName);
+    for (char &c : name) {
+        if (!gang::ValidName(std::string_view(&c, 1))) {
+            c = '_';
+        }
+    }
+    return name;
+}
+
+Status Tell(const std::string &socket, const std::string &gang, const gang::GangOrder &order) {
+    std::unique_ptr<gang::ControlClient> client;
+    Status status = gang::ControlClient::Connect(socket, kAnnounceMs, &client);
+    if (status.ok()) {
+        status = client->Hello("gangctl", false, kAnnounceMs);
+    }
+    return status.ok() ? client->SetOrder(gang, order, kAnnounceMs) : status;
+}
+
+// Tells the coordinator who is to come, and what holds for all.  Without that the
+// gang still moves, unless something was asked for.
+Status Announce(const Plan &plan, Vms *vms) {
+    gang::GangOrder order{plan.gang_max_bandwidth, plan.bulk_members, plan.turn_limit, {}};
+    for (auto &vm : *vms) {
+        std::string name = vm->outcome == Outcome::kPending ? MemberName(vm.get()) : "";
+        if (!name.empty()) {
+            order.expect.push_back(std::move(name));
+        }
+    }
+    return Tell(plan.source_coordinator, plan.gang, order);
 }
 
 // The command goes to all before any answer is waited for.
@@ -106,8 +157,15 @@ void Start(const Plan &plan, Vms *vms) {
 void Watch(Vms *vms, uint64_t timeout_s, Progress *progress) {
     int64_t timeout_at = timeout_s ? NowMs() + static_cast<int64_t>(timeout_s) * 1000 : INT64_MAX;
     int64_t cancelled_ms = 0;
+    bool told = false; // who is missing
     while (AnyRunning(*vms)) {
         PollOnce(vms, kTickMs);
+        for (const auto &vm : *vms) {
+            if (!vm->absent.empty() && !told) {
+                told = true;
+                progress->Note("the gang has started without " + vm->absent);
+            }
+        }
         progress->Update(*vms);
         int64_t now = NowMs();
         if (!cancelled_ms && (interrupts || now >= timeout_at)) {
@@ -211,11 +269,31 @@ int Migrate(const Plan &plan, uint64_t timeout_s, Progress *progress) {
         }
     }
     if (!interrupts) {
+        if (Status status = Announce(plan, &vms); !status.ok()) {
+            const bool asked = plan.gang_max_bandwidth || plan.bulk_members || plan.turn_limit;
+            // One of another host cannot be reached from here.
+            if (asked || status.code() != gang::Code::kUnavailable) {
+                progress->Note("the coordinator was not told of the gang: " + status.message());
+            }
+            if (asked) {
+                for (auto &vm : vms) {
+                    Fail(vm.get(), status);
+                }
+            }
+        }
         Start(plan, &vms);
         Watch(&vms, timeout_s, progress);
     }
     CancelPending(&vms);
     return Finish(&vms, Outcome::kCompleted, progress);
+}
+
+int SetOrder(const std::string &socket, const std::string &gang, const gang::GangOrder &order) {
+    Status status = Tell(socket, gang, order);
+    if (!status.ok()) {
+        fmt::print(stderr, "gangctl: {}\n", Plain(status.message()));
+    }
+    return status.ok() ? 0 : kExitFailed;
 }
 
 int Cancel(const Plan &plan, Progress *progress) {

@@ -5,6 +5,7 @@
 //
 //   Preflight   both monitors of each VM, both coordinators; nothing changed yet
 //   Prepare     parameters at both ends, destinations listen
+//   Announce    the gang's members and limits, to the source's coordinator
 //   Start       gang-migrate to all sources at once
 //   Watch       query-migrate and query-gang, 4 times a second
 //   Locate      where every VM is now
@@ -15,6 +16,7 @@
 #ifndef GANGCTL_MIGRATION_H
 #define GANGCTL_MIGRATION_H
 
+#include "control.h"
 #include "plan.h"
 #include "progress.h"
 #include "vm.h"
@@ -27,6 +29,8 @@ int Migrate(const Plan &plan, uint64_t timeout_s, Progress *progress);
 int CheckOnly(const Plan &plan, Progress *progress);
 // Cancels the migrations of the plan's sources, whoever started them.
 int Cancel(const Plan &plan, Progress *progress);
+// What holds for a gang from now on, at the coordinator of its source host.
+int SetOrder(const std::string &socket, const std::string &gang, const gang::GangOrder &order);
 
 } // namespace gangctl
 

@@ -5,6 +5,7 @@
 
 #include "plan.h"
 
+#include <charconv>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -14,6 +15,7 @@
 #include <fmt/format.h>
 
 #include "control_message.h"
+#include "pacer.h"
 
 namespace gangctl {
 
@@ -33,6 +35,13 @@ struct NumberKey {
     const char *key;
     uint64_t *value;
 };
+// Of keys that may be absent.
+void Take(const json &object, const char *key, std::optional<uint64_t> *value) {
+    uint64_t number = 0;
+    if (gang::GetUint(object, key, INT64_MAX, &number)) {
+        *value = number;
+    }
+}
 
 Status Invalid(const std::string &text) {
     return {Code::kInvalid, text};
@@ -89,26 +98,36 @@ Status ParsePlan(const std::string &text, Plan *plan) {
     if (root.is_discarded()) {
         return Invalid("the plan is not JSON");
     }
+    uint64_t checked = 0; // read below, where there is a difference between 0 and nothing
     Status status = ReadKeys(root, "plan",
                              {{"gang", &plan->gang},
                               {"source_coordinator", &plan->source_coordinator},
                               {"destination_coordinator", &plan->destination_coordinator},
-                              {"compression", &plan->compression}},
+                              {"compression", &plan->compression},
+                              {"stuck", &plan->stuck}},
                              {{"level", &plan->level},
                               {"channels", &plan->channels},
                               {"max_bandwidth", &plan->max_bandwidth},
-                              {"downtime_limit", &plan->downtime_limit}},
+                              {"downtime_limit", &plan->downtime_limit},
+                              {"gang_max_bandwidth", &checked},
+                              {"bulk_members", &checked},
+                              {"turn_limit", &checked},
+                              {"patience", &plan->patience}},
                              {"vms"});
     if (!status.ok()) {
         return status;
     }
+    Take(root, "gang_max_bandwidth", &plan->gang_max_bandwidth);
+    Take(root, "bulk_members", &plan->bulk_members);
+    Take(root, "turn_limit", &plan->turn_limit);
     auto vms = root.find("vms");
     if (vms == root.end() || !vms->is_array()) {
         return Invalid("plan: 'vms' has to be a list of VMs");
     }
     for (size_t i = 0; i < vms->size(); i++) {
         VmPlan vm;
-        status = ReadKeys((*vms)[i], fmt::format("plan: vms[{}]", i), VmKeys(&vm), {}, {});
+        status = ReadKeys((*vms)[i], fmt::format("plan: vms[{}]", i), VmKeys(&vm),
+                          {{"priority", &vm.priority}}, {});
         if (!status.ok()) {
             return status;
         }
@@ -139,11 +158,16 @@ Status ParseVm(const std::string &text, VmPlan *vm) {
     std::vector<TextKey> keys = VmKeys(vm);
     size_t at = 0;
     while (at <= text.size()) {
-        size_t end = std::min(text.find(',', at), text.size());
-        std::string part = text.substr(at, end - at);
-        at = end + 1;
+        size_t comma = std::min(text.find(',', at), text.size());
+        std::string part = text.substr(at, comma - at);
+        at = comma + 1;
         size_t equals = part.find('=');
         bool known = false;
+        if (part.compare(0, equals, "priority") == 0 && equals != std::string::npos) {
+            const char *end = part.data() + part.size();
+            auto read = std::from_chars(part.data() + equals + 1, end, vm->priority);
+            known = read.ec == std::errc() && read.ptr == end;
+        }
         for (const TextKey &key : keys) {
             if (equals != std::string::npos && part.compare(0, equals, key.key) == 0) {
                 *key.value = part.substr(equals + 1);
@@ -152,7 +176,7 @@ Status ParseVm(const std::string &text, VmPlan *vm) {
         }
         if (!known) {
             return Invalid(fmt::format("--vm: '{}' is none of name=, source=, destination=, uri=, "
-                                       "listen=",
+                                       "listen=, priority=NUMBER",
                                        part));
         }
     }
@@ -182,6 +206,18 @@ Status CheckPlan(const Plan &plan, Need need) {
             return Invalid(
                 fmt::format("gang id '{}': use 1 to 64 of A-Z a-z 0-9 . _ : -", plan.gang));
         }
+        if (plan.stuck != "throttle" && plan.stuck != "last" && plan.stuck != "fail") {
+            return Invalid("stuck is 'throttle', 'last' or 'fail', not '" + plan.stuck + "'");
+        }
+        if (plan.patience > UINT32_MAX) {
+            return Invalid("patience is at most 4294967295 rounds");
+        }
+        if (plan.bulk_members.value_or(0) > gang::kMaxMembers) {
+            return Invalid(fmt::format("bulk_members is at most {}", gang::kMaxMembers));
+        }
+        if (plan.turn_limit.value_or(0) > gang::Turns::kMaxTurnMs) {
+            return Invalid(fmt::format("turn_limit is at most {} ms", gang::Turns::kMaxTurnMs));
+        }
         if (plan.downtime_limit > 2000 * 1000) {
             return Invalid("downtime_limit is at most 2000000 ms");
         }
@@ -205,6 +241,9 @@ Status CheckPlan(const Plan &plan, Need need) {
         }
         if (!monitors.insert(vm.source).second) {
             return Invalid(vm.name + ": the QMP socket " + vm.source + " is used twice");
+        }
+        if (vm.priority > UINT16_MAX) {
+            return Invalid(vm.name + ": priority is at most 65535");
         }
         if (!migration) {
             continue;

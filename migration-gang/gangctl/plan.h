@@ -7,6 +7,7 @@
 #define GANGCTL_PLAN_H
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct VmPlan {
     std::string destination; // QMP socket
     std::string uri;         // where the source connects to
     std::string listen;      // where the destination listens; empty: at `uri`
+    uint64_t priority = 0;   // in the bulk phase; the higher, the earlier
 };
 
 struct Plan {
@@ -31,6 +33,12 @@ struct Plan {
     uint64_t channels = 2;
     uint64_t max_bandwidth = 0;    // bytes a second of one VM; 0: no limit
     uint64_t downtime_limit = 300; // ms
+    // Of the whole gang; none: as gangd is configured.
+    std::optional<uint64_t> gang_max_bandwidth; // bytes a second; 0: no limit
+    std::optional<uint64_t> bulk_members;       // in their first round at a time; 0: all
+    std::optional<uint64_t> turn_limit;         // ms
+    uint64_t patience = 0;            // rounds until a VM's CPUs are throttled; 0: never
+    std::string stuck = "throttle";   // what becomes of it then: throttle, last, fail
     bool overcommit = false;       // start though the destination seems short of memory
     std::vector<VmPlan> vms;
 

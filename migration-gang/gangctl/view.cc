@@ -64,6 +64,23 @@ std::string SourceTable(const json &gang) {
     std::string out = fmt::format("gang {} (source): {}, {} of {} members listed\n",
                                   Text(gang, "gang"), Text(gang, "phase"),
                                   List(gang, "members").size(), Number(gang, "members-expected"));
+    std::string missing;
+    for (const json &name : List(gang, "missing")) {
+        missing += (missing.empty() ? "" : ", ") +
+                   (name.is_string() ? Plain(name.get<std::string>()) : "-");
+    }
+    if (!missing.empty()) {
+        out += "  missing: " + missing + "\n";
+    }
+    if (uint64_t limit = Number(gang, "max-bandwidth")) {
+        out += fmt::format("  at most {}/s together\n", Bytes(limit));
+    }
+    if (uint64_t limit = Number(gang, "bulk-members")) {
+        out += fmt::format("  at most {} in their first round\n", limit);
+    }
+    if (std::string turn = Text(gang, "turn"); turn != "-" && !turn.empty()) {
+        out += fmt::format("  the turn is {}'s\n", turn);
+    }
     for (const json &store : List(gang, "stores")) {
         out += fmt::format("  directory {}, {} contents, {} of {} slots taken\n",
                            Bytes(Number(store, "directory-bytes")), Number(store, "entries-used"),

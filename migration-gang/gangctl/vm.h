@@ -35,6 +35,7 @@ struct Vm {
     std::string phase = "ready"; // of query-gang where it says more than query-migrate
     std::string at = "unknown";  // "source", "destination": where the VM is, in the end
     std::string run_state;       // of query-status there
+    std::string absent;          // members of its gang that had not come at the start
 
     // Last known figures of query-migrate and query-gang.
     uint64_t ram_bytes = 0, remaining_bytes = 0, wire_bytes = 0;

@@ -85,6 +85,7 @@ void TakeGang(Vm *vm, const json &info) {
             (vm->phase == "active" || vm->phase == "setup") && kUnderWay.count(phase)) {
             vm->phase = phase;
         }
+        GetString(info, "absent", &vm->absent);
         TakeGangFigures(info, vm);
     }
     vm->outcome = vm->ends;

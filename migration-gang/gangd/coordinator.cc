@@ -50,8 +50,10 @@ Coordinator::Share::~Share() {
 }
 
 Coordinator::Gang::~Gang() {
-    if (store_fd >= 0) {
-        close(store_fd);
+    for (int fd : {store_fd, board_fd}) {
+        if (fd >= 0) {
+            close(fd);
+        }
     }
 }
 
@@ -194,8 +196,10 @@ Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, u
         return refusal;
     }
     member->share = share;
+    member->wants_board = request.value("board", json()) == true;
     if (gang->expected == 0) {
         gang->expected = members;
+        TakeAnnounced(gang, now_ms);
         gang->deadline_ms = now_ms + limits_.barrier_ms;
     }
     spdlog::info("gang {}: {} (pid {}) joins as source, {} of {}", gang->id, member->name,
@@ -217,8 +221,9 @@ void Coordinator::Complete(Gang *gang, uint64_t now_ms) {
     gang->missing =
         static_cast<uint32_t>(gang->expected > gang->joined ? gang->expected - gang->joined : 0);
     if (gang->missing) {
-        spdlog::warn("gang {}: goes on with {} of {} members", gang->id, gang->joined,
-                     gang->expected);
+        const std::string names = MissingText(*gang);
+        spdlog::warn("gang {}: goes on with {} of {} members{}{}", gang->id, gang->joined,
+                     gang->expected, names.empty() ? "" : "; missing: ", names);
     }
     for (const auto &m : gang->members) {
         if (m->peer) {
@@ -268,6 +273,36 @@ gang::Status Coordinator::MakeShare(const Gang &gang, const Member &member,
     return status;
 }
 
+// A gang without a board moves without policy: an error here is no refusal.
+void Coordinator::GrantBoard(Gang *gang, Member *member) {
+    gang::Status status;
+    if (!member->wants_board) {
+        return;
+    }
+    if (!gang->board) {
+        if (gang->board_fd < 0) {
+            status = gang::Board::Create(&gang->board_fd);
+        }
+        if (status.ok()) {
+            status = gang::Board::Open(gang->board_fd, &gang->board);
+        }
+        if (status.ok()) {
+            gang->board->header().turn_ms = limits_.turn_ms;
+            gang->board->header().bulk_limit = limits_.bulk_members;
+            ApplyOrder(gang);
+        }
+    }
+    if (status.ok()) {
+        status = gang->board->AddMember(static_cast<uint32_t>(member->pid), &member->board_index);
+    }
+    if (!status.ok()) {
+        spdlog::warn("gang {}: no board for {}: {}", gang->id, member->name, status.message());
+        return;
+    }
+    member->has_board = true;
+    member->peer->Send({{"op", "board"}, {"index", member->board_index}}, gang->board_fd);
+}
+
 void Coordinator::Grant(Gang *gang, Member *member) {
     std::unique_ptr<Share> &share = gang->shares[member->share.store_uuid];
     gang::Status status;
@@ -289,10 +324,12 @@ void Coordinator::Grant(Gang *gang, Member *member) {
         return;
     }
     member->granted = share.get();
+    GrantBoard(gang, member);
     member->peer->Send({{"op", "directory"},
                         {"index", member->index},
                         {"joined", gang->joined},
                         {"missing", gang->missing},
+                        {"absent", gang->missing ? MissingText(*gang) : ""},
                         {"entries", share->entries}},
                        share->fd);
 }
@@ -462,6 +499,10 @@ void Coordinator::End(Gang *gang) {
             wipe_(std::exchange(share->fd, -1));
         }
     }
+    if (gang->board_fd >= 0 && wipe_) {
+        gang->board.reset();
+        wipe_(std::exchange(gang->board_fd, -1));
+    }
     if (gang->store_fd >= 0 && wipe_) {
         gang->store.reset();
         wipe_(std::exchange(gang->store_fd, -1));
@@ -480,6 +521,10 @@ bool Coordinator::Remove(Gangs *gangs, Peer *peer, const char *state, bool said)
             if (m->granted) {
                 m->granted->directory->SetMemberState(m->index, said ? gang::MemberState::kLeft
                                                                      : gang::MemberState::kDead);
+            }
+            if (m->has_board) {
+                gang->board->SetState(m->board_index, said ? gang::MemberState::kLeft
+                                                           : gang::MemberState::kDead);
             }
             spdlog::info("gang {}: {} leaves ({})", gang->id, m->name, state);
             if (Alive(*gang) == 0) {

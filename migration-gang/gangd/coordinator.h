@@ -14,13 +14,17 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "board.h"
 #include "directory.h"
 #include "layout.h"
+#include "pacer.h"
 #include "store.h"
 
 namespace gangd {
@@ -38,6 +42,8 @@ struct Limits {
     uint64_t max_user_gangs = 48;  // of those, of one user who is not root
     uint64_t max_member_pages = 0; // RAM one member, or one process, may claim
     uint64_t max_total_pages = UINT64_MAX; // RAM all outgoing members together may claim
+    uint64_t turn_ms = 5000;       // that one member may have the link; 0: no turns
+    uint64_t bulk_members = 0;     // of one gang in their first round; 0: all
     // Each VM shares with itself only, whatever its gang.
     bool intra_vm = false;
     // Members of one gang may be of different users.
@@ -91,6 +97,8 @@ class Coordinator {
     Refusal Scanned(Peer *peer);
     // The member said that it leaves, with its result.
     Refusal Leave(Peer *peer, const nlohmann::json &request);
+    // What an operator, or the gang's own user, says of a gang, also before it is there.
+    Refusal Set(const Peer &peer, const nlohmann::json &request, uint64_t now_ms);
     // The connection is gone; nothing is sent to it any more.
     void HungUp(Peer *peer);
 
@@ -114,6 +122,14 @@ class Coordinator {
         std::unique_ptr<gang::Directory> directory;
         ~Share();
     };
+    // coordinator_order.cc
+    struct Order {
+        std::optional<uint64_t> max_bandwidth, bulk_members, turn_ms;
+        std::set<std::string> expect; // names of its members; empty: not known
+        uid_t owner = 0;
+        uint64_t until_ms = 0; // of an announcement
+        void Add(const Order &other);
+    };
     struct Member {
         Peer *peer = nullptr; // nullptr: it left
         std::string name;
@@ -124,6 +140,9 @@ class Coordinator {
         gang::DirectoryConfig share; // gang_pages: this member's RAM
         Share *granted = nullptr;
         uint32_t index = 0;
+        bool wants_board = false;
+        bool has_board = false;
+        uint32_t board_index = 0; // valid with has_board
         bool scanned = false;
         bool started = false;
     };
@@ -139,6 +158,9 @@ class Coordinator {
         uint64_t deadline_ms = 0; // of the barrier at hand
         uint32_t joined = 0, missing = 0;
         std::map<gang::Uuid, std::unique_ptr<Share>> shares;
+        Order order; // what of it is not applied yet
+        int board_fd = -1;
+        std::unique_ptr<gang::Board> board; // made with the first share
         // Destination:
         int store_fd = -1;
         std::unique_ptr<gang::Store> store;
@@ -163,10 +185,15 @@ class Coordinator {
     Refusal CheckMembers(const Gang &gang, const std::string &name, uint64_t members) const;
     Refusal CheckStores(const Gang *gang, const std::string &name, const gang::Uuid &store) const;
     Refusal CheckRam(uint64_t pid, uint64_t pages) const;
+    void TakeAnnounced(Gang *gang, uint64_t now_ms);
+    void ApplyOrder(Gang *gang);
+    static std::vector<std::string> Missing(const Gang &gang);
+    static std::string MissingText(const Gang &gang);
     void End(Gang *gang);
     static size_t Alive(const Gang &gang);
     void Complete(Gang *gang, uint64_t now_ms);
     void Grant(Gang *gang, Member *member);
+    void GrantBoard(Gang *gang, Member *member);
     gang::Status MakeShare(const Gang &gang, const Member &member,
                            std::unique_ptr<Share> *share) const;
     gang::Status MakeStore(Gang *gang, gang::HashKind hash_kind);
@@ -175,6 +202,7 @@ class Coordinator {
     void CheckStart(Gang *gang, bool timeout);
     bool Remove(Gangs *gangs, Peer *peer, const char *state, bool said);
     static const char *PhaseOf(const Member &member);
+    static std::string TurnHolder(const Gang &gang);
     static nlohmann::json MemberStatus(const Gang &gang, const Member &member);
     static nlohmann::json GangStatus(const Gang &gang);
 
@@ -186,6 +214,7 @@ class Coordinator {
     std::deque<gang::Uuid> spent_;
     Gangs sources_;
     Gangs destinations_;
+    std::map<std::string, Order> announced_; // by gang id
 };
 
 } // namespace gangd

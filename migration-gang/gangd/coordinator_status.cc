@@ -19,9 +19,10 @@ using nlohmann::json;
 namespace {
 
 // What keeps a page below the size of a message: a member takes less than 1.4 KiB,
-// a store less than 300 bytes.
-constexpr size_t kMembersOfPage = 32;
+// a store less than 300 bytes, a gang that has none of either less than 900.
+constexpr size_t kMembersOfPage = 24;
 constexpr size_t kStoresOfGang = 16;
+constexpr size_t kMissingOfGang = 8;
 
 // Names of Phase, and of the counters that status shows.
 constexpr const char *kPhases[] = {"joining",    "scanning",  "barrier", "migrating",
@@ -83,6 +84,17 @@ json Coordinator::MemberStatus(const Gang &gang, const Member &member) {
     return status;
 }
 
+// Whose turn it is; empty: nobody's.
+std::string Coordinator::TurnHolder(const Gang &gang) {
+    const uint64_t holder = gang.board->header().turn.load(std::memory_order_relaxed) & 0xff;
+    for (const auto &m : gang.members) {
+        if (holder != 0 && m->has_board && m->board_index == holder - 1) {
+            return m->name;
+        }
+    }
+    return "";
+}
+
 json Coordinator::GangStatus(const Gang &gang) {
     if (gang.store) {
         uint64_t used = std::min(gang.store->slots_used(), gang.store->slots());
@@ -117,11 +129,24 @@ json Coordinator::GangStatus(const Gang &gang) {
                               {"slots-taken", share->directory->slots_taken()}});
         }
     }
-    return {{"gang", gang.id},
-            {"role", "source"},
-            {"members-expected", gang.expected},
-            {"phase", phase},
-            {"stores", std::move(stores)}};
+    json status = {{"gang", gang.id},
+                   {"role", "source"},
+                   {"members-expected", gang.expected},
+                   {"phase", phase},
+                   {"stores", std::move(stores)}};
+    if (!gang.order.expect.empty()) {
+        std::vector<std::string> missing = Missing(gang);
+        missing.resize(std::min(missing.size(), kMissingOfGang));
+        status["missing"] = std::move(missing);
+    }
+    if (gang.board) {
+        const gang::BoardHeader &h = gang.board->header();
+        status["max-bandwidth"] = h.budget.load(std::memory_order_relaxed);
+        status["bulk-members"] = h.bulk_limit.load(std::memory_order_relaxed);
+        status["turn-limit"] = h.turn_ms.load(std::memory_order_relaxed);
+        status["turn"] = TurnHolder(gang);
+    }
+    return status;
 }
 
 // The cursor counts members over all gangs in their fixed order: a gang that

@@ -94,6 +94,15 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
                    "Seconds that members wait for each other before they start")
         ->check(CLI::Range(0.0, 86400.0))
         ->capture_default_str();
+    app.add_option("--turn-limit", limits.turn_ms,
+                   "Milliseconds that a VM about to converge may have the link while the\n"
+                   "others of its gang wait; 0: they do not")
+        ->check(CLI::Range(uint64_t{0}, gang::Turns::kMaxTurnMs))
+        ->capture_default_str();
+    app.add_option("--bulk-members", limits.bulk_members,
+                   "Most VMs of a gang in their first round at a time; 0: all")
+        ->check(CLI::Range(uint64_t{0}, uint64_t{gang::kMaxMembers}))
+        ->capture_default_str();
     app.add_option("--allow-user", users,
                    "User (name or number) whose VMs may join, besides root and gangd's own");
     app.add_option("--allow-group", groups, "Group (name or number) whose users' VMs may join");

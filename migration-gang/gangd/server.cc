@@ -246,6 +246,17 @@ Refusal Server::Handle(Connection *connection, const json &request, int fd, bool
     if (op == "leave") {
         return coordinator_.Leave(connection, request);
     }
+    if (op == "set") {
+        if (!config_.access.MayJoin(connection->peer())) {
+            return {"denied", "user " + std::to_string(connection->uid()) +
+                                  " may set nothing: ask as root, or as the user of the gang"};
+        }
+        if (Refusal refusal = coordinator_.Set(*connection, request, NowMs())) {
+            return refusal;
+        }
+        connection->Send({{"op", "set"}}, -1);
+        return {};
+    }
     if (op == "status") {
         if (!config_.access.MayWatch(connection->peer())) {
             return {"denied", "user " + std::to_string(connection->uid()) +

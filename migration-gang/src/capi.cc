@@ -99,6 +99,8 @@ GangSource *gang_source_new(const GangSourceConfig *config, char **error) {
     c.encoder.dedup = ToDedup(config->dedup);
     c.cache_bytes = config->cache_bytes;
     c.hash_kind = static_cast<HashKind>(config->hash);
+    c.priority = config->priority;
+    c.max_bandwidth = config->max_bandwidth;
     auto source = std::make_unique<GangSource>();
     return Check(SourceMember::Create(c, &source->member), error) ? source.release() : nullptr;
 }
@@ -172,6 +174,24 @@ uint64_t gang_source_take_deferred(GangSource *source, bool all,
     return source->member->TakeDeferred(all, take, opaque);
 }
 
+void gang_source_pace(GangSource *source, const GangPaceState *state, GangPace *pace) {
+    Pacer::State s;
+    s.remaining = state->remaining_bytes;
+    s.wire_bytes = state->wire_bytes;
+    s.first_round = state->first_round;
+    s.wants_turn = state->wants_turn;
+    s.stops_next = state->stops_next;
+    s.last = state->last;
+    const Pacer::Pace p = source->member->NextPace(s);
+    *pace = {p.send, p.may_stop, p.our_turn, p.bytes};
+}
+
+void gang_source_release_turn(GangSource *source) { source->member->ReleaseTurn(); }
+
+bool gang_source_set_max_bandwidth(GangSource *source, uint64_t rate) {
+    return source->member->SetMaxBandwidth(rate);
+}
+
 void gang_source_set_progress(GangSource *source, bool switchover, uint64_t remaining_pages,
                               uint64_t round) {
     source->member->SetProgress(switchover, remaining_pages, round);
@@ -191,7 +211,16 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
     const SourceMember &m = *source->member;
     *stats = {};
     stats->phase = m.phase();
+    stats->absent = "";
     stats->hash = HashName(m.hash_kind());
+    stats->board = m.board() != nullptr;
+    if (const Board *board = m.board()) {
+        stats->board_index = m.board_index();
+        const BoardRecord &mine = board->record(m.board_index());
+        stats->turns = mine.turns.load(std::memory_order_relaxed);
+        stats->lost_turns = mine.lost_turns.load(std::memory_order_relaxed);
+        stats->max_bandwidth = board->header().budget.load(std::memory_order_relaxed);
+    }
     const Directory *d = m.directory();
     if (!d) {
         return;
@@ -199,6 +228,7 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
     auto get = [&](Stat s) { return d->stat(m.index(), s); };
     stats->directory = true;
     stats->member_index = m.index();
+    stats->absent = m.absent().c_str();
     stats->joined = m.joined();
     stats->missing = m.missing();
     stats->scanned_pages = get(Stat::kScannedPages);

@@ -268,7 +268,8 @@ Status ControlClient::Unanswered(const char *what) const {
                                     "(journalctl -u gangd)"};
 }
 
-Status ControlClient::Expect(const char *op, json *message, int *fd, bool *ready, int timeout_ms) {
+Status ControlClient::Expect(const char *op, json *message, int *fd, bool *ready, int timeout_ms,
+                             const char *or_op) {
     *ready = false;
     if (hello_said_ && strcmp(op, "hello") != 0) {
         bool greeted = false;
@@ -293,7 +294,7 @@ Status ControlClient::Expect(const char *op, json *message, int *fd, bool *ready
         std::string code;
         GetString(*message, "code", &code);
         status = Status(FromWire(code), "coordinator at " + path_ + ": " + text);
-    } else if (!GetString(*message, "op", &text) || text != op) {
+    } else if (!GetString(*message, "op", &text) || (text != op && (!or_op || text != or_op))) {
         status = Status(Code::kInvalid,
                         "coordinator at " + path_ + ": sent no '" + op + "' when it was due");
     } else {
@@ -363,7 +364,8 @@ json SourceJoinMessage(const SourceJoin &join) {
             {"slots", join.slots},
             {"page-size", kPageSize},
             {"ram-pages", join.ram_pages},
-            {"channels", join.channels}};
+            {"channels", join.channels},
+            {"board", true}};
 }
 
 Status ControlClient::JoinSource(const SourceJoin &join, int timeout_ms) {
@@ -371,13 +373,27 @@ Status ControlClient::JoinSource(const SourceJoin &join, int timeout_ms) {
 }
 
 Status ControlClient::PollDirectory(DirectoryGrant *grant, bool *ready, int timeout_ms) {
+    Deadline deadline(timeout_ms);
     json answer;
     int fd = -1;
-    Status status = Expect("directory", &answer, &fd, ready, timeout_ms);
+    Status status = Expect("directory", &answer, &fd, ready, timeout_ms,
+                           grant->board_fd < 0 ? "board" : nullptr);
     if (!status.ok() || !*ready) {
         return status;
     }
     uint64_t index = 0;
+    if (answer["op"] == "board") {
+        *ready = false;
+        if (fd < 0 || !GetUint(answer, "index", kMaxMembers - 1, &index)) {
+            if (fd >= 0) {
+                close(fd);
+            }
+            return {Code::kInvalid, "coordinator at " + path_ + ": its board message is not valid"};
+        }
+        grant->board_fd = fd;
+        grant->board_index = static_cast<uint32_t>(index);
+        return PollDirectory(grant, ready, deadline.LeftMs()); // a second board is refused
+    }
     uint64_t joined = 0;
     uint64_t missing = 0;
     if (fd < 0 || !GetUint(answer, "index", kMaxMembers - 1, &index) ||
@@ -393,6 +409,8 @@ Status ControlClient::PollDirectory(DirectoryGrant *grant, bool *ready, int time
     grant->index = static_cast<uint32_t>(index);
     grant->joined = static_cast<uint32_t>(joined);
     grant->missing = static_cast<uint32_t>(missing);
+    grant->absent.clear();
+    GetString(answer, "absent", &grant->absent);
     return status;
 }
 
@@ -444,6 +462,30 @@ Status ControlClient::JoinDestination(const std::string &gang, const std::string
 
 Status ControlClient::Leave(LeaveResult result) {
     return Send({{"op", "leave"}, {"result", ResultName(result)}}, 0);
+}
+
+Status ControlClient::SetOrder(const std::string &gang, const GangOrder &order, int timeout_ms) {
+    Deadline deadline(timeout_ms);
+    json request = {{"op", "set"}, {"gang", gang}};
+    if (order.max_bandwidth) {
+        request["max-bandwidth"] = *order.max_bandwidth;
+    }
+    if (order.bulk_members) {
+        request["bulk-members"] = *order.bulk_members;
+    }
+    if (order.turn_ms) {
+        request["turn-limit"] = *order.turn_ms;
+    }
+    if (!order.expect.empty()) {
+        request["expect"] = order.expect;
+    }
+    Status status = Send(request, timeout_ms);
+    json answer;
+    bool ready = false;
+    if (status.ok()) {
+        status = Expect("set", &answer, nullptr, &ready, deadline.LeftMs());
+    }
+    return status.ok() && !ready ? Unanswered("does not answer") : status;
 }
 
 Status ControlClient::QueryStatus(json *merged, int timeout_ms) {

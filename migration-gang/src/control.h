@@ -24,7 +24,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -59,9 +61,20 @@ nlohmann::json SourceJoinMessage(const SourceJoin &join);
 
 struct DirectoryGrant {
     int fd = -1;        // sealed memfd of the directory; the caller's to close
+    int board_fd = -1;  // sealed memfd of the board; -1: the gang has none
+    uint32_t board_index = 0;
     uint32_t index = 0; // this member's record
     uint32_t joined = 0;
     uint32_t missing = 0;
+    std::string absent; // names of the missing, for people; empty: not known
+};
+
+// What "set" says of a gang; see the protocol.
+struct GangOrder {
+    std::optional<uint64_t> max_bandwidth; // bytes/s; 0: no limit
+    std::optional<uint64_t> bulk_members;  // 0: all
+    std::optional<uint64_t> turn_ms;       // 0: no turns
+    std::vector<std::string> expect;       // member names
 };
 
 struct StoreGrant {
@@ -108,7 +121,7 @@ class ControlClient {
     Status SendHello(const std::string &client, bool member, int timeout_ms);
     // Sends the join; the directory comes when the gang is complete.
     Status JoinSource(const SourceJoin &join, int timeout_ms);
-    // *ready says whether the directory has come.
+    // *ready says whether the directory has come.  The board comes before it.
     Status PollDirectory(DirectoryGrant *grant, bool *ready, int timeout_ms);
     Status Scanned(int timeout_ms);
     // *ready says whether all members have scanned, or were waited for enough.
@@ -119,14 +132,17 @@ class ControlClient {
     // A word of farewell that waits for nobody: what does not fit the socket's
     // buffer at once is not said.
     Status Leave(LeaveResult result);
+    // Of a gang that leaves this host, or is about to.
+    Status SetOrder(const std::string &gang, const GangOrder &order, int timeout_ms);
     // All pages of gangd's status in one: {"gangd", "pid", "gangs": [...]}.
     Status QueryStatus(nlohmann::json *status, int timeout_ms);
 
   private:
     ControlClient(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
     Received Fail(Received outcome, Code code, const std::string &what);
-    // Waits for the answer `op`; *ready is false when none came in time.
-    Status Expect(const char *op, nlohmann::json *message, int *fd, bool *ready, int timeout_ms);
+    // Waits for the answer `op` (or `or_op`); *ready is false when none came in time.
+    Status Expect(const char *op, nlohmann::json *message, int *fd, bool *ready, int timeout_ms,
+                  const char *or_op = nullptr);
     Status Unanswered(const char *request) const;
 
     int fd_;

@@ -5,6 +5,8 @@
 
 #include "layout.h"
 
+#include "board.h"
+
 namespace gang {
 
 uint64_t LayoutSignature() {
@@ -60,6 +62,30 @@ uint64_t LayoutSignature() {
         offsetof(StoreHeader, meta_off),
         offsetof(StoreHeader, data_off),
         offsetof(StoreHeader, slots_used),
+        sizeof(BoardHeader),
+        offsetof(BoardHeader, max_members),
+        offsetof(BoardHeader, members_off),
+        offsetof(BoardHeader, budget),
+        offsetof(BoardHeader, paid_until),
+        offsetof(BoardHeader, turn),
+        offsetof(BoardHeader, turn_ms),
+        offsetof(BoardHeader, bulk_limit),
+        offsetof(BoardHeader, policy),
+        offsetof(BoardHeader, spare),
+        offsetof(BoardHeader, bulk),
+        sizeof(BoardRecord),
+        offsetof(BoardRecord, pid),
+        offsetof(BoardRecord, heartbeat),
+        offsetof(BoardRecord, remaining),
+        offsetof(BoardRecord, priority),
+        offsetof(BoardRecord, stage),
+        offsetof(BoardRecord, flags),
+        offsetof(BoardRecord, lost_turns),
+        offsetof(BoardRecord, turn_wish),
+        offsetof(BoardRecord, sent),
+        offsetof(BoardRecord, policy),
+        offsetof(BoardRecord, turns),
+        offsetof(BoardRecord, spare),
         sizeof(SlotMeta),
         offsetof(SlotMeta, hash_lo),
         offsetof(SlotMeta, hash_hi),

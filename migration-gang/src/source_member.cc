@@ -51,8 +51,10 @@ Status SourceMember::Create(const SourceMemberConfig &config, std::unique_ptr<So
 }
 
 SourceMember::~SourceMember() {
-    if (grant_.fd >= 0) {
-        close(grant_.fd);
+    for (int fd : {grant_.fd, grant_.board_fd}) {
+        if (fd >= 0) {
+            close(fd);
+        }
     }
 }
 
@@ -80,6 +82,7 @@ Status SourceMember::ReturnMessage(const uint8_t *message, size_t size) {
                                         std::to_string(packet) + " out of turn"};
         }
         channels_[channel].acked.store(packet, std::memory_order_relaxed);
+        Beat();
         if (Directory *d = shared_.load(std::memory_order_acquire)) {
             d->SetAcked(grant_.index, channel, packet);
         }
@@ -186,8 +189,59 @@ Status SourceMember::OpenDirectory() {
     return Status::Ok();
 }
 
+// Policy is no reason to fail: what is no board is done without.
+void SourceMember::OpenBoard() {
+    if (grant_.board_fd < 0) {
+        return;
+    }
+    Status status = Board::Open(grant_.board_fd, &board_);
+    close(grant_.board_fd);
+    grant_.board_fd = -1;
+    if (!status.ok()) {
+        return;
+    }
+    pacer_ = std::make_unique<Pacer>(board_.get(), grant_.board_index, config_.priority);
+    board_shared_.store(board_.get(), std::memory_order_release);
+    if (config_.max_bandwidth) {
+        SetMaxBandwidth(config_.max_bandwidth);
+    }
+}
+
+// Any thread that does something for this migration.
+void SourceMember::Beat() {
+    if (Board *board = board_shared_.load(std::memory_order_acquire)) {
+        board->record(grant_.board_index).heartbeat.fetch_add(1, std::memory_order_relaxed);
+    }
+}
+
+Pacer::Pace SourceMember::NextPace(Pacer::State state) {
+    if (!pacer_) {
+        return {};
+    }
+    state.in_flight = in_flight();
+    using namespace std::chrono;
+    return pacer_->Next(state, static_cast<uint64_t>(duration_cast<nanoseconds>(
+                                                         steady_clock::now().time_since_epoch())
+                                                         .count()));
+}
+
+void SourceMember::ReleaseTurn() {
+    if (pacer_) {
+        pacer_->Release();
+    }
+}
+
+bool SourceMember::SetMaxBandwidth(uint64_t rate) {
+    Board *board = board_shared_.load(std::memory_order_acquire);
+    if (board) {
+        board->header().budget.store(rate, std::memory_order_relaxed);
+    }
+    return board != nullptr;
+}
+
 Status SourceMember::Advance(int timeout_ms, Step *step) {
     *step = Step::kWait;
+    Beat();
     Status status;
     bool ready = false;
     switch (state_) {
@@ -206,6 +260,7 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
         status = control_->PollDirectory(&grant_, &ready, timeout_ms);
         if (status.ok() && ready) {
             status = OpenDirectory();
+            OpenBoard();
             SetPhase(Phase::kScanning, "scanning");
             state_ = State::kScan;
         }
@@ -261,6 +316,7 @@ Status SourceMember::Encode(uint32_t channel, const char *id, void *block, const
     if (channel >= config_.channels) {
         return {Code::kInvalid, "no such channel"};
     }
+    Beat();
     Channel &c = channels_[channel];
     if (!c.encoder) {
         EncoderOptions options = config_.encoder;
@@ -353,6 +409,7 @@ void SourceMember::SetProgress(bool switchover, uint64_t remaining_pages, uint64
         SetPhase(Phase::kSwitchover, "switchover");
     }
     resending_.store(round > 1, std::memory_order_relaxed);
+    Beat();
     if (directory_) {
         Observe();
         directory_->SetStat(grant_.index, Stat::kRemainingPages, remaining_pages);
@@ -388,6 +445,10 @@ void SourceMember::Leave(LeaveResult result) {
     if (directory_) {
         // Said here too: gangd may be gone, and others must not wait.
         directory_->SetMemberState(grant_.index, MemberState::kLeft);
+    }
+    ReleaseTurn();
+    if (board_) {
+        board_->SetState(grant_.board_index, MemberState::kLeft);
     }
     if (keeper_) {
         keeper_->Leave(result);

@@ -15,10 +15,12 @@
 #include <string>
 #include <vector>
 
+#include "board.h"
 #include "control.h"
 #include "control_keeper.h"
 #include "directory.h"
 #include "encoder.h"
+#include "pacer.h"
 #include "status.h"
 #include "wire.h"
 
@@ -31,6 +33,8 @@ struct SourceMemberConfig {
     uint64_t ram_pages = 0;
     EncoderOptions encoder;
     uint64_t cache_bytes = 0; // for pages' last versions; 0: no deltas against them
+    uint32_t priority = 0;   // in the bulk phase; the higher, the earlier
+    uint64_t max_bandwidth = 0; // of the whole gang, bytes/s; 0: as it is
     HashKind hash_kind = HashKind::kInvalid; // that the destination must have; kInvalid: any
 };
 
@@ -79,6 +83,12 @@ class SourceMember {
     void SetProgress(bool switchover, uint64_t remaining_pages, uint64_t round);
     // Of this member, for status only; nothing before the directory has come.
     void SetFigure(Stat figure, uint64_t value);
+    // When to send.  Without a board: always.  `state.in_flight` is filled in here.
+    Pacer::Pace NextPace(Pacer::State state);
+    // The turn and the place in the bulk phase go to others.
+    void ReleaseTurn();
+    // Of the whole gang, bytes/s; 0: no limit.  Any thread; false: there is no board yet.
+    bool SetMaxBandwidth(uint64_t rate);
     // Main thread, when nobody else uses the object any more.
     void Leave(LeaveResult result);
 
@@ -89,9 +99,13 @@ class SourceMember {
     const char *phase() const { return phase_.load(std::memory_order_relaxed); }
     // nullptr until the directory has come, or without coordinator.
     const Directory *directory() const { return shared_.load(std::memory_order_acquire); }
+    // nullptr without coordinator, or until the directory has come.
+    Board *board() const { return board_shared_.load(std::memory_order_acquire); }
+    uint32_t board_index() const { return grant_.board_index; } // valid with board()
     uint32_t index() const { return grant_.index; }     // valid with directory()
     uint32_t joined() const { return grant_.joined; }   // valid with directory()
     uint32_t missing() const { return grant_.missing; } // valid with directory()
+    const std::string &absent() const { return grant_.absent; } // the same
 
   private:
     enum class State { kGreeting, kJoin, kScan, kBarrier, kRun };
@@ -113,6 +127,8 @@ class SourceMember {
     bool JoinAgain(int timeout_ms);
     void Run();
     Status OpenDirectory();
+    void OpenBoard();
+    void Beat();
     void SetPhase(Phase phase, const char *name);
     void Observe();
 
@@ -132,6 +148,9 @@ class SourceMember {
     std::atomic<Directory *> shared_{nullptr};  // the same, for other threads
     // Has control_ from kRun on, where there is a directory, whose descriptor it borrows.
     std::unique_ptr<ControlKeeper> keeper_;
+    std::unique_ptr<Board> board_;              // as directory_
+    std::atomic<Board *> board_shared_{nullptr};
+    std::unique_ptr<Pacer> pacer_;              // migration thread's
     std::unique_ptr<StallWatch> stalls_;
     uint64_t last_observed_ms_ = 0;
 

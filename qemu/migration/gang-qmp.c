@@ -140,6 +140,14 @@ void migration_gang_params_query(MigrationParameters *params)
     params->gang_compression = p->gang_compression;
     params->has_gang_dedup = true;
     params->gang_dedup = p->gang_dedup;
+    params->has_gang_max_bandwidth = true;
+    params->gang_max_bandwidth = p->gang_max_bandwidth;
+    params->has_gang_priority = true;
+    params->gang_priority = p->gang_priority;
+    params->has_gang_patience = true;
+    params->gang_patience = p->gang_patience;
+    params->has_gang_stuck = true;
+    params->gang_stuck = p->gang_stuck;
 }
 
 void migration_gang_params_test_apply(const MigrateSetParameters *params,
@@ -159,6 +167,18 @@ void migration_gang_params_test_apply(const MigrateSetParameters *params,
     }
     if (params->has_gang_dedup) {
         dest->gang_dedup = params->gang_dedup;
+    }
+    if (params->has_gang_max_bandwidth) {
+        dest->gang_max_bandwidth = params->gang_max_bandwidth;
+    }
+    if (params->has_gang_priority) {
+        dest->gang_priority = params->gang_priority;
+    }
+    if (params->has_gang_patience) {
+        dest->gang_patience = params->gang_patience;
+    }
+    if (params->has_gang_stuck) {
+        dest->gang_stuck = params->gang_stuck;
     }
 }
 
@@ -182,6 +202,22 @@ void migration_gang_params_apply(const MigrateSetParameters *params)
     }
     if (params->has_gang_dedup) {
         p->gang_dedup = params->gang_dedup;
+    }
+    if (params->has_gang_max_bandwidth) {
+        p->gang_max_bandwidth = params->gang_max_bandwidth;
+        if (migration_gang_source()) {
+            gang_source_set_max_bandwidth(migration_gang_source(),
+                                          p->gang_max_bandwidth);
+        }
+    }
+    if (params->has_gang_priority) {
+        p->gang_priority = params->gang_priority;
+    }
+    if (params->has_gang_patience) {
+        p->gang_patience = params->gang_patience;
+    }
+    if (params->has_gang_stuck) {
+        p->gang_stuck = params->gang_stuck;
     }
 }
 
@@ -426,6 +462,9 @@ GangInfo *qmp_query_gang(Error **errp)
     info->member_index = stats.member_index;
     info->joined = stats.joined;
     info->missing = stats.missing;
+    if (migration_gang_source() && *stats.absent) {
+        info->absent = g_strdup(stats.absent);
+    }
     info->scanned_pages = stats.scanned_pages;
     info->scan_duplicate_pages = stats.scan_duplicate_pages;
     info->zero_pages = stats.zero_pages;
@@ -447,6 +486,9 @@ GangInfo *qmp_query_gang(Error **errp)
     info->directory_bytes = stats.directory_bytes;
     info->store_slots = stats.store_slots;
     info->store_slots_used = stats.store_slots_used;
+    info->max_bandwidth = stats.max_bandwidth;
+    info->turns = stats.turns;
+    info->lost_turns = stats.lost_turns;
     info->percent = rates.progress / 10.0;
     info->sent_bytes = rates.wire_bytes;
     info->saved_bytes = gang_saved_bytes(&stats, rates.handled_pages);
@@ -477,6 +519,19 @@ void migration_gang_params_print(Monitor *mon,
     monitor_printf(mon, "%s: %s\n",
                    MigrationParameter_str(MIGRATION_PARAMETER_GANG_DEDUP),
                    GangDedup_str(params->gang_dedup));
+    monitor_printf(mon, "%s: %" PRIu64 " bytes/second\n",
+                   MigrationParameter_str(
+                       MIGRATION_PARAMETER_GANG_MAX_BANDWIDTH),
+                   params->gang_max_bandwidth);
+    monitor_printf(mon, "%s: %u\n",
+                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_PRIORITY),
+                   params->gang_priority);
+    monitor_printf(mon, "%s: %u\n",
+                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_PATIENCE),
+                   params->gang_patience);
+    monitor_printf(mon, "%s: %s\n",
+                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_STUCK),
+                   GangStuck_str(params->gang_stuck));
 }
 
 void hmp_gang_migrate(Monitor *mon, const QDict *qdict)

@@ -42,6 +42,7 @@
 #include "options.h"
 #include "ram.h"
 #include "gang.h"
+#include "gang-pace.h"
 #include "trace.h"
 
 #define GANG_DEFAULT_SOCKET "/run/gang/gangd.sock"
@@ -332,6 +333,8 @@ bool migration_gang_source_prepare(Error **errp)
     config.compression = gang_compression(s->parameters.gang_compression);
     config.dedup = gang_dedup(s->parameters.gang_dedup);
     config.hash = migration_gang_take_hash();
+    config.priority = s->parameters.gang_priority;
+    config.max_bandwidth = s->parameters.gang_max_bandwidth;
     /* Only while all pages, zero ones too, go through libgang */
     if (migrate_zero_page_detection() == ZERO_PAGE_DETECTION_MULTIFD) {
         config.cache_bytes = migrate_xbzrle_cache_size();
@@ -377,6 +380,7 @@ void migration_gang_source_cleanup(void)
     gang_source_leave(gang_out.source, result);
     gang_free(gang_free_source, gang_out.source);
     memset(&gang_out, 0, sizeof(gang_out));
+    migration_gang_pace_reset();
 }
 
 /*
@@ -473,8 +477,9 @@ static MigGangStep gang_start(MigrationState *s)
                     "started; going on without de-duplication");
     } else if (stats.missing) {
         warn_report("gang: started with %u of %u members; the others did not "
-                    "come in time", stats.joined,
-                    stats.joined + stats.missing);
+                    "come in time%s%s", stats.joined,
+                    stats.joined + stats.missing, *stats.absent ? ": " : "",
+                    stats.absent);
     }
     trace_migration_gang_start(stats.joined, stats.missing,
                                stats.scanned_pages,
@@ -537,6 +542,8 @@ static void gang_aim_below_limit(MigrationState *s)
 MigGangStep migration_gang_iterate(MigrationState *s)
 {
     uint64_t remaining = ram_bytes_remaining(), deferred;
+    bool near_end, keeps_up;
+    Error *err = NULL;
     GangRates rates;
 
     if (!gang_out.source) {
@@ -557,9 +564,20 @@ MigGangStep migration_gang_iterate(MigrationState *s)
      * socket's buffer alone does not hold the source back.  Before the VM is
      * stopped, the destination must have caught up.
      */
-    if (!gang_destination_keeps_up(remaining <= s->threshold_size
-                                   ? GANG_SWITCHOVER_PACKETS
-                                   : GANG_MAX_PACKETS)) {
+    near_end = remaining <= s->threshold_size;
+    keeps_up = gang_destination_keeps_up(near_end ? GANG_SWITCHOVER_PACKETS
+                                                  : GANG_MAX_PACKETS);
+    switch (migration_gang_pace(s, gang_out.source, remaining,
+                                near_end && keeps_up, gang_out.bytes_per_ms,
+                                &err)) {
+    case MIG_GANG_PACE_STUCK:
+        return gang_fail(s, err);
+    case MIG_GANG_PACE_WAIT:
+        return MIG_GANG_WAIT;
+    case MIG_GANG_PACE_SEND:
+        break;
+    }
+    if (!keeps_up) {
         return MIG_GANG_WAIT;
     }
     deferred = gang_source_deferred(gang_out.source);
@@ -653,6 +671,9 @@ double migration_gang_bandwidth(double bytes_per_ms, uint64_t pages,
 {
     if (!gang_out.source || !ms) {
         return bytes_per_ms;
+    }
+    if (migration_gang_pace_waited() && bytes_per_ms < gang_out.bytes_per_ms) {
+        return gang_out.bytes_per_ms; /* of what it had when it could send */
     }
     if (stat64_get(&mig_stats.dirty_sync_count) > GANG_PATIENT_ROUNDS) {
         bytes_per_ms = MAX(bytes_per_ms,

@@ -82,6 +82,9 @@ unsigned long migration_gang_first_page(RAMBlock *first);
 double migration_gang_bandwidth(double bytes_per_ms, uint64_t pages,
                                 uint64_t ms);
 
+/* As auto-converge does: any thread. */
+bool migration_gang_throttles(void);
+
 /* Destination, main thread. */
 bool migration_gang_incoming_prepare(Error **errp);
 int migration_gang_incoming_greet(MigrationIncomingState *mis);
@@ -197,6 +200,11 @@ static inline void migration_gang_last_round(void)
 static inline unsigned long migration_gang_first_page(RAMBlock *first)
 {
     return 0;
+}
+
+static inline bool migration_gang_throttles(void)
+{
+    return false;
 }
 
 static inline bool migration_gang_incoming_prepare(Error **errp)

@@ -59,7 +59,8 @@ json Request(Input *input) {
                    {"slots", 128},
                    {"page-size", 4096},
                    {"ram-pages", 64},
-                   {"channels", 2}};
+                   {"channels", 2},
+                   {"board", true}};
         if (what & 128) {
             request.update({{"op", "rejoin-source"},
                             {"index", input->Number(1) % 4},
@@ -81,7 +82,15 @@ json Request(Input *input) {
         request = {{"op", "leave"}, {"result", what & 64 ? "completed" : "cancelled"}};
         break;
     case 5:
-        request = {{"op", "status"}, {"after", std::to_string(input->Number(1))}};
+        if (what & 128) {
+            request = {{"op", "set"},
+                       {"gang", gang},
+                       {"max-bandwidth", input->Number(2)},
+                       {"bulk-members", input->Number(1)},
+                       {"expect", json::array({name, "b"})}};
+        } else {
+            request = {{"op", "status"}, {"after", std::to_string(input->Number(1))}};
+        }
         break;
     }
     if (const uint64_t change = input->Number(1); change % 8) {
@@ -216,6 +225,8 @@ void Coordinate(Input *input) {
                 refusal = coordinator.Scanned(peer);
             } else if (op == "leave") {
                 refusal = coordinator.Leave(peer, request);
+            } else if (op == "set") {
+                refusal = coordinator.Set(*peer, request, now_ms);
             } else if (op == "status") {
                 std::string after;
                 GetString(request, "after", &after);

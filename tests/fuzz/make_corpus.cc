@@ -223,7 +223,8 @@ void WritePlans(const std::filesystem::path &dir) {
         "uri": "tcp:192.0.2.2:1", "listen": "tcp:0:1"})";
     const std::string plan = R"({"gang": "web", "source_coordinator": "/s", "channels": 2,
         "destination_coordinator": "/d", "compression": "none", "level": 3,
-        "max_bandwidth": 1, "downtime_limit": 300, "vms": [)";
+        "max_bandwidth": 1, "downtime_limit": 300, "gang_max_bandwidth": 5, "bulk_members": 1,
+        "turn_limit": 3, "patience": 2, "stuck": "last", "vms": [)";
     auto write = [&](const char *name, char kind, const std::string &text) {
         Write(dir / name, BytesOf(kind + text));
     };
@@ -231,7 +232,7 @@ void WritePlans(const std::filesystem::path &dir) {
     write("none", 0, plan + "]}");
     write("twice", 0, plan + vm + "," + vm + "]}");
     write("deep", 0, plan + std::string(20000, '[') + std::string(20000, ']') + "]}");
-    write("argument", 1, "name=vm1,source=/a,destination=/b,uri=tcp:192.0.2.2:1,listen=tcp:0:1");
+    write("argument", 1, "name=vm1,source=/a,destination=/b,uri=tcp:192.0.2.2:1,listen=tcp:0:1,priority=7");
 }
 
 void WriteWords(const std::filesystem::path &path) {
@@ -244,7 +245,9 @@ void WriteWords(const std::filesystem::path &path) {
           "joined",  "missing",  "start",    "error",      "code",        "vms",
           "level",   "name",     "source",   "destination", "uri",        "listen",
           "zstd",    "none",     "compression", "max_bandwidth", "downtime_limit",
-          "source_coordinator", "destination_coordinator"}) {
+          "source_coordinator", "destination_coordinator", "gang_max_bandwidth", "bulk_members",
+          "turn_limit", "patience", "stuck", "priority", "set", "board", "expect",
+          "max-bandwidth", "bulk-members", "turn-limit"}) {
         text += std::string("\"") + word + "\"\n\"\\\"" + word + "\\\": \"\n";
     }
     for (const char *word : {"{", "}", "[", "]", ":", ",", "null", "true", "1e9", "-1",

@@ -121,6 +121,55 @@ TEST_F(GangctlTest, TakesArgumentsInPlaceOfAPlan) {
     EXPECT_EQ(Out().find('\x1b'), std::string::npos); // no terminal, no escapes
 }
 
+TEST_F(GangctlTest, WhatHoldsForTheGangReachesCoordinatorAndVms) {
+    plan["gang_max_bandwidth"] = 5000;
+    plan["bulk_members"] = 1;
+    plan["patience"] = 7;
+    plan["stuck"] = "last";
+    plan["vms"][1]["priority"] = 3;
+    Start();
+    EXPECT_EQ(Migrate({"--turn-limit", "600", "--gang-max-bandwidth", "4K"})->Wait(), 0)
+        << Err() << Out();
+    json first = sources[0]->Asked("migrate-set-parameters"),
+         second = sources[1]->Asked("migrate-set-parameters");
+    EXPECT_EQ(first["gang-patience"], 7);
+    EXPECT_EQ(first["gang-stuck"], "last");
+    EXPECT_FALSE(first.contains("gang-priority"));
+    EXPECT_EQ(second["gang-priority"], 3);
+    // The fake QEMUs do not join; whoever does finds it.
+    auto client = gangd.Client();
+    json join = SourceJoinRequest("web", "guest0", 1);
+    join["board"] = true;
+    ASSERT_TRUE(client->Send(join));
+    ASSERT_EQ(client->Receive()["op"], "board");
+    ASSERT_EQ(client->Receive()["op"], "directory");
+    json gang = gangd.Status()["gangs"][0];
+    EXPECT_EQ(gang["max-bandwidth"], 4096);
+    EXPECT_EQ(gang["bulk-members"], 1);
+    EXPECT_EQ(gang["turn-limit"], 600);
+    EXPECT_EQ(gang["missing"], json({"guest1"}));
+    EXPECT_EQ(Run({"status", "--socket", gangd.socket})->Wait(), 0);
+    EXPECT_NE(Out().find("missing: guest1"), std::string::npos) << Out();
+    // And while it moves:
+    EXPECT_EQ(Run({"set", "--gang", "web", "--max-bandwidth", "1M", "--socket", gangd.socket})
+                  ->Wait(),
+              0)
+        << Err();
+    EXPECT_EQ(gangd.Status()["gangs"][0]["max-bandwidth"], 1 << 20);
+    EXPECT_EQ(Run({"set", "--gang", "web", "--socket", gangd.socket})->Wait(), 2);
+    EXPECT_EQ(Run({"set", "--gang", "web", "--bulk-members", "500", "--socket", gangd.socket})
+                  ->Wait(),
+              1);
+}
+
+TEST_F(GangctlTest, LimitThatTheCoordinatorCannotBeToldStartsNothing) {
+    plan["source_coordinator"] = (dir / "elsewhere").c_str();
+    plan["gang_max_bandwidth"] = 5000;
+    Start();
+    EXPECT_EQ(Migrate()->Wait(), 1);
+    EXPECT_TRUE(sources[0]->Asked("gang-migrate").is_null());
+}
+
 TEST_F(GangctlTest, WrongPlanIsAUsageErrorThatNamesWhatIsWrong) {
     auto refused = [&](const json &wrong, const std::string &names) {
         std::filesystem::remove(dir / "err");

@@ -447,6 +447,13 @@ TEST_F(Member, ADestinationRefusesAnotherHashThanItAskedFor) {
         << error.text();
 }
 
+// The board is of the gang, whatever stores its members go to.
+TEST_F(Member, MembersOfAGangHaveOneBoard) {
+    Start();
+    EXPECT_TRUE(a_->Stats().board && b_->Stats().board);
+    EXPECT_NE(a_->Stats().board_index, b_->Stats().board_index);
+}
+
 TEST(MemberConfig, MissingCoordinatorIsAnErrorThatNamesIt) {
     TempDir dir;
     const std::string socket = dir / "none";

@@ -76,6 +76,13 @@ typedef struct GangStats {
     uint64_t directory_bytes;
     uint64_t store_slots;
     uint64_t store_slots_used;
+    bool board;            /* source: the gang's members see each other's progress */
+    uint32_t board_index;
+    uint64_t max_bandwidth; /* source: of the whole gang, bytes/s; 0: no limit */
+    uint64_t turns;        /* source: that this member has had */
+    uint64_t lost_turns;   /* of those, lost before its switchover */
+    const char *absent;    /* source: names of the missing, "" if not known; lives as
+                              long as the GangSource */
 } GangStats;
 
 /*
@@ -119,6 +126,8 @@ typedef struct GangSourceConfig {
     uint64_t cache_bytes; /* for last versions of pages that are sent again; 0 when
                              zero pages may travel outside of gang packets */
     GangHashKind hash;    /* another kind at the destination: no migration */
+    uint32_t priority;    /* in the bulk phase; the higher, the earlier */
+    uint64_t max_bandwidth; /* of the whole gang, bytes/s; 0: as it is */
 } GangSourceConfig;
 
 /*
@@ -224,6 +233,35 @@ GANG_API uint64_t gang_source_take_deferred(GangSource *source, bool all,
                                             void (*take)(void *opaque, void *block,
                                                          uint64_t offset),
                                             void *opaque);
+
+/* How this member stands, and what it may do next. */
+typedef struct GangPaceState {
+    uint64_t remaining_bytes; /* of memory */
+    uint64_t wire_bytes;      /* sent so far */
+    bool first_round;
+    bool wants_turn;          /* it does not converge beside the others */
+    bool stops_next;          /* near enough to stop the VM */
+    bool last;                /* lets all others go first */
+} GangPaceState;
+typedef struct GangPace {
+    bool send;      /* false: nothing now; ask again soon */
+    bool may_stop;  /* stop the VM, if near enough */
+    bool our_turn;  /* the others wait for this member */
+    uint64_t bytes; /* that may be sent now; UINT64_MAX: no limit */
+} GangPace;
+/*
+ * What the gang's bandwidth, turns and order allow; see pacer.h.  Does not wait.
+ * Migration thread only, at least ten times a second: a member that does not ask for
+ * a second counts as stopped, unless its channels send.
+ */
+GANG_API void gang_source_pace(GangSource *source, const GangPaceState *state, GangPace *pace);
+/* Gives the turn back.  Migration thread only. */
+GANG_API void gang_source_release_turn(GangSource *source);
+/*
+ * Bytes a second of the whole gang, 0: no limit.  Any thread.  False: the gang is
+ * not complete, or there is no coordinator.
+ */
+GANG_API bool gang_source_set_max_bandwidth(GangSource *source, uint64_t rate);
 
 /* For status only. */
 GANG_API void gang_source_set_progress(GangSource *source, bool switchover,

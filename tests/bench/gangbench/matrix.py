@@ -113,6 +113,7 @@ OUTSIDE = (
 )
 ONCE = (
     ("idle", 4, 1000, ("gang-page", "gang-subpage", "gang-delta")),
+    ("dirty", 8, 1000, ("stock-multifd", "gang-auto")),
     ("random", 4, 200, ("stock-multifd", "gang-auto")),
     ("idle", 8, 1000, ("stock-multifd-zstd", "gang-zstd")),
     ("idle", 1, 1000, ("stock-multifd-zstd", "gang-zstd")),

@@ -113,6 +113,19 @@ def unshaped_targets(table, n, ours):
             Verdict("unshaped", "idle, CPU seconds: of stock multifd + zstd", 0.8, cell(cpu))]
 
 
+def worst_downtime(row):
+    return max(row["downtime_ms"])
+
+
+def turns_targets(table, ours):
+    """Eight busy guests on one link: what turns are for."""
+    rows, stock = table.get("dirty", ours, 8, 1000), table.get("dirty", "stock-multifd", 8, 1000)
+    return [Verdict("turns", f"8 busy guests, {name}: of stock multifd", limit,
+                    cell(ratios(rows, stock, value)))
+            for name, value, limit in (("worst downtime", worst_downtime, 0.5),
+                                       ("time", "total_s", 1.0))]
+
+
 def against_median(ours, theirs, value):
     """Run by run where both were repeated; a mode that was measured less often is
     compared by its median."""
@@ -187,7 +200,7 @@ def verdicts(figures, ours=OURS):
     n, link = base_size(table), base_link(table)
     return (bytes_targets(table, n, link, ours) + time_targets(table, n, ours)
             + scaling_target(table, link, ours) + random_targets(table, n, ours)
-            + unshaped_targets(table, n, ours) + downtime_targets(table, outside, ours))
+            + unshaped_targets(table, n, ours) + turns_targets(table, ours) + downtime_targets(table, outside, ours))
 
 
 def best_others(figures):
