@@ -344,6 +344,7 @@ Status ControlClient::JoinSource(const SourceJoin &join, int timeout_ms) {
                     {"seed", ToHex(join.seed)},
                     {"hash", hash ? hash : "unknown"},
                     {"slots", join.slots},
+                    {"filled", join.filled},
                     {"page-size", kPageSize},
                     {"ram-pages", join.ram_pages},
                     {"channels", join.channels}};
@@ -424,6 +425,23 @@ Status ControlClient::JoinDestination(const std::string &gang, const std::string
 
 Status ControlClient::Leave(LeaveResult result) {
     return Send({{"op", "leave"}, {"result", ResultName(result)}}, 0);
+}
+
+Status ControlClient::Forget(const std::string &gang, uint64_t *stores, int timeout_ms) {
+    Deadline deadline(timeout_ms);
+    json request = {{"op", "forget"}}, answer;
+    if (!gang.empty()) {
+        request["gang"] = gang;
+    }
+    Status status = Send(request, deadline.LeftMs());
+    bool ready = false;
+    if (status.ok()) {
+        status = Expect("forgotten", &answer, nullptr, &ready, deadline.LeftMs());
+    }
+    if (status.ok() && (!ready || !GetUint(answer, "stores", UINT64_MAX, stores))) {
+        return Unanswered("does not answer");
+    }
+    return status;
 }
 
 Status ControlClient::QueryStatus(json *merged, int timeout_ms) {

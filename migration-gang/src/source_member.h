@@ -39,6 +39,10 @@ struct SourceMemberConfig {
 //                             |                                         |
 //                             +--- coordinator gone: kRun without ------+--- gone: kRun with it
 //
+// If the store was kept from an attempt before, kInventory comes before kRun, until
+// it is known what the store holds; whoever asks its destination, and whoever else has
+// the directory, goes on scanning meanwhile.
+//
 // Thread-safety: each method says who calls it; different callers may run at
 // the same time.
 class SourceMember {
@@ -61,6 +65,9 @@ class SourceMember {
     void Scan(const uint8_t *host, const uint64_t *offsets, size_t count, IsZeroFn is_zero);
     // Migration thread.
     void ScanDone();
+    // Whether this member is to ask its destination what the store holds.  Migration
+    // thread, from time to time until Step::kRun.
+    bool WantsInventory();
 
     // Channel threads, one each.  The socket, which stays the caller's, is only asked
     // what the link does.
@@ -90,7 +97,14 @@ class SourceMember {
     uint32_t missing() const { return grant_.missing; } // valid with directory()
 
   private:
-    enum class State { kGreeting, kJoin, kScan, kBarrier, kRun };
+    enum class State {
+        kGreeting,
+        kJoin,
+        kScan,
+        kBarrier,
+        kInventory,
+        kRun
+    };
 
     struct Channel {
         std::atomic<uint32_t> sent{0};    // packets; the channel thread's
@@ -105,6 +119,8 @@ class SourceMember {
     explicit SourceMember(const SourceMemberConfig &config)
         : config_(config), cache_(config.cache_bytes), channels_(config.channels) {}
     Status Join();
+    Status TakeInventory(const uint8_t *message, size_t size);
+    bool AwaitInventory(int timeout_ms);
     Status OpenDirectory();
     void SetPhase(Phase phase, const char *name);
     void Observe();
@@ -123,6 +139,12 @@ class SourceMember {
     std::atomic<Directory *> shared_{nullptr};  // the same, for other threads
     std::unique_ptr<StallWatch> stalls_;
     uint64_t last_observed_ms_ = 0;
+    // What the store holds: asked for by the migration thread, told to the return-path
+    // thread, which alone uses told_.
+    std::atomic<bool> asked_{false};
+    uint64_t told_ = 0;
+    uint64_t entries_ = 0, entries_since_ms_ = 0; // while waiting for it
+    uint64_t inventory_since_ms_ = 0;
 
     PageCache cache_;
     std::atomic<bool> resending_{false};
