@@ -72,6 +72,11 @@ Examples:
 
 The VMs run on.  Sizes are in bytes or with K, M, G (powers of 1024).)";
 
+constexpr const char *kForgetExamples = R"(
+Examples:
+  gangctl forget --gang web
+  gangctl forget --all)";
+
 constexpr const char *kStatusExamples = R"(
 Examples:
   gangctl status
@@ -260,6 +265,19 @@ int main(int argc, char **argv) {
         ->capture_default_str();
     watch->add_option("--count", count, "How often (0: until interrupted)")->capture_default_str();
 
+    std::string forgotten;
+    bool all = false;
+    CLI::App *forget = app.add_subcommand(
+        "forget", "Drop what the destination keeps of gangs that failed, for another attempt");
+    forget->add_option("--socket", socket, "gangd's socket")->capture_default_str();
+    CLI::Option_group *which = forget->add_option_group("gangs");
+    which->add_option("--gang", forgotten, "Of this gang")->check([](const std::string &id) {
+        return gang::ValidName(id) ? std::string() : std::string("no gang id");
+    });
+    which->add_flag("--all", all, "Of all gangs");
+    which->require_option(1);
+    forget->footer(kForgetExamples);
+
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError &error) {
@@ -274,6 +292,9 @@ int main(int argc, char **argv) {
             return Usage("set: say what (--max-bandwidth, --bulk-members, --turn-limit)");
         }
         return gangctl::SetOrder(socket, set_gang, order);
+    }
+    if (forget->parsed()) {
+        return gangctl::ForgetKept(socket, forgotten);
     }
     if (watch->parsed()) {
         return gangctl::WatchStatus(socket, interval, count, json);

@@ -115,6 +115,16 @@ std::string DestinationTable(const json &gang) {
     return out;
 }
 
+std::string KeptTable(const json &status) {
+    std::string out;
+    for (const json &kept : List(status, "kept")) {
+        out += fmt::format("\ngang {}: store {} kept for another attempt, {} s left\n",
+                           Text(kept, "gang"), Bytes(Number(kept, "store-bytes")),
+                           Number(kept, "seconds-left"));
+    }
+    return out;
+}
+
 std::string Table(const json &status) {
     std::string out =
         fmt::format("gangd {} (pid {})\n", Text(status, "gangd"), Number(status, "pid"));
@@ -124,6 +134,7 @@ std::string Table(const json &status) {
     for (const json &gang : List(status, "gangs")) {
         out += "\n" + (Text(gang, "role") == "source" ? SourceTable(gang) : DestinationTable(gang));
     }
+    out += KeptTable(status);
     return out;
 }
 
@@ -148,6 +159,24 @@ int Show(const std::string &socket, bool as_json, const char *before) {
 
 int ShowStatus(const std::string &socket, bool as_json) {
     return Show(socket, as_json, "");
+}
+
+int ForgetKept(const std::string &socket, const std::string &gang) {
+    std::unique_ptr<gang::ControlClient> client;
+    uint64_t stores = 0;
+    Status result = gang::ControlClient::Connect(socket, kTimeoutMs, &client);
+    if (result.ok()) {
+        result = client->Hello("gangctl", false, kTimeoutMs);
+    }
+    if (result.ok()) {
+        result = client->Forget(gang, &stores, kTimeoutMs);
+    }
+    if (!result.ok()) {
+        fmt::print(stderr, "gangctl: {}\n", Plain(result.message()));
+        return kExitFailed;
+    }
+    fmt::print("{} stores dropped\n", stores);
+    return 0;
 }
 
 int WatchStatus(const std::string &socket, double interval, uint64_t count, bool as_json) {

@@ -11,8 +11,10 @@
 
 namespace gangctl {
 
-// Both return the exit code.
+// Each returns the exit code.
 int ShowStatus(const std::string &socket, bool as_json);
+// Drops what is kept of `gang`, or of all ("").
+int ForgetKept(const std::string &socket, const std::string &gang);
 // Every `interval` seconds, `count` times or (0) until interrupted.
 int WatchStatus(const std::string &socket, double interval, uint64_t count, bool as_json);
 

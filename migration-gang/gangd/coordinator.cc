@@ -57,8 +57,6 @@ Coordinator::Gang::~Gang() {
     }
 }
 
-Coordinator::~Coordinator() = default;
-
 size_t Coordinator::Alive(const Gang &gang) {
     return static_cast<size_t>(std::count_if(gang.members.begin(), gang.members.end(),
                                              [](const auto &m) { return m->peer != nullptr; }));
@@ -72,6 +70,10 @@ size_t Coordinator::member_count() const {
         }
     }
     return count;
+}
+
+std::string Coordinator::KeyOf(const std::string &id, const std::string &name) const {
+    return limits_.intra_vm ? id + '/' + name : id;
 }
 
 // What joins of both roles have in common.
@@ -96,7 +98,7 @@ Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &r
     }
     // No id has a '/': alone with its store, whatever gang it names.
     if (key.empty()) {
-        key = limits_.intra_vm && gangs == &destinations_ ? id + '/' + name : id;
+        key = gangs == &destinations_ ? KeyOf(id, name) : id;
     }
     auto it = gangs->find(key);
     if (it == gangs->end()) {
@@ -137,7 +139,7 @@ Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &r
 
 Refusal Coordinator::CheckSource(Peer *peer, uint64_t pid, const json &request,
                                  uint64_t *members_out, gang::DirectoryConfig *share_out) const {
-    uint64_t members = 0, slots = 0, ram_pages = 0, channels = 0;
+    uint64_t members = 0, slots = 0, filled = 0, ram_pages = 0, channels = 0;
     std::string store, seed, hash, id, name;
     gang::DirectoryConfig share;
     if (!gang::GetUint(request, "members", gang::kMaxMembers, &members) || members == 0) {
@@ -145,7 +147,8 @@ Refusal Coordinator::CheckSource(Peer *peer, uint64_t pid, const json &request,
     }
     if (!gang::GetString(request, "store", &store) || !gang::FromHex(store, &share.store_uuid) ||
         !gang::GetString(request, "seed", &seed) || !gang::FromHex(seed, &share.seed) ||
-        !gang::GetUint(request, "slots", UINT32_MAX, &slots)) {
+        !gang::GetUint(request, "slots", UINT32_MAX, &slots) ||
+        (request.contains("filled") && !gang::GetUint(request, "filled", slots, &filled))) {
         return Invalid("'store', 'seed' and 'slots' must be those of the destination's greeting");
     }
     if (!gang::GetString(request, "hash", &hash) ||
@@ -253,6 +256,7 @@ gang::Status Coordinator::MakeShare(const Gang &gang, const Member &member,
                      "{} shares nothing. Start a gang's members together, with their number",
                      gang.id, member.name);
         config.store_slots = config.mirror_pages = 0;
+        config.kept = false;
     }
     config.gang_pages = std::min({pages + pages / here * gang.missing, kMaxGangPages,
                                   std::max(pages, limits_.max_total_pages)});
@@ -380,6 +384,7 @@ void Coordinator::CheckStart(Gang *gang, bool timeout) {
 }
 
 void Coordinator::Tick(uint64_t now_ms) {
+    TickKept(now_ms);
     for (auto &[id, gang] : sources_) {
         if (now_ms < gang->deadline_ms) {
             continue;
@@ -393,23 +398,24 @@ void Coordinator::Tick(uint64_t now_ms) {
 }
 
 bool Coordinator::needs_tick() const {
-    return std::any_of(sources_.begin(), sources_.end(),
-                       [](const auto &g) { return !g.second->started; });
+    return !kept_.empty() || std::any_of(sources_.begin(), sources_.end(),
+                                         [](const auto &g) { return !g.second->started; });
 }
 
 // A full store only means fewer references (invariant 8), so that a gang gets
 // what is left rather than a refusal.
 gang::Status Coordinator::MakeStore(Gang *gang, gang::HashKind hash_kind) {
-    uint64_t given = 0;
-    for (const auto &[id, other] : destinations_) {
-        given += other->store ? other->store->slots() : 0;
-    }
     uint64_t total = limits_.store_total / kSlotBytes;
     uint64_t wanted = limits_.store_bytes / kSlotBytes;
+    uint64_t given = MakeRoom(wanted, total);
     uint64_t slots = std::min(wanted, total > given ? total - given : 0);
     slots = std::min<uint64_t>(slots, UINT32_MAX - gang::kChunkSlots);
     slots = std::max<uint64_t>(slots / gang::kChunkSlots, 1) * gang::kChunkSlots;
-    gang::Status status = gang::Store::Create(slots, hash_kind, &gang->store_fd);
+    // A quarter is for what members save when they fail, if it is one chunk or more.
+    const bool saves = limits_.keep_ms != 0 && !limits_.keep_shared_only;
+    gang::Status status =
+        gang::Store::Create(slots, hash_kind, &gang->store_fd,
+                            saves && slots >= 4 * gang::kChunkSlots ? slots - slots / 4 : slots);
     if (status.ok()) {
         status =
             gang::Store::Open(gang->store_fd, &gang->store, gang::Store::Access::kObserver);
@@ -465,9 +471,11 @@ Refusal Coordinator::JoinDestination(Peer *peer, uint64_t pid, const json &reque
         return refusal;
     }
     if (!gang->store) {
-        if (gang::Status status = MakeStore(gang, hash_kind != gang::HashKind::kInvalid
-                                                      ? hash_kind
-                                                      : limits_.hash_kind);
+        Resume(KeyOf(gang->id, member->name), gang, hash_kind);
+    }
+    if (!gang->store) {
+        if (gang::Status status = MakeStore(
+                gang, hash_kind != gang::HashKind::kInvalid ? hash_kind : limits_.hash_kind);
             !status.ok()) {
             spdlog::error("gang {}: no store: {}", gang->id, status.message());
             Remove(&destinations_, peer, "failed", true);
@@ -529,7 +537,9 @@ bool Coordinator::Remove(Gangs *gangs, Peer *peer, const char *state, bool said)
             spdlog::info("gang {}: {} leaves ({})", gang->id, m->name, state);
             if (Alive(*gang) == 0) {
                 spdlog::info("gang {}: ends", gang->id);
-                End(gang);
+                if (gangs != &destinations_ || !Keep(it->first, gang)) {
+                    End(gang);
+                }
                 gangs->erase(it);
             } else {
                 CheckStart(gang, false);

@@ -44,6 +44,10 @@ struct Limits {
     uint64_t max_total_pages = UINT64_MAX; // RAM all outgoing members together may claim
     uint64_t turn_ms = 5000;       // that one member may have the link; 0: no turns
     uint64_t bulk_members = 0;     // of one gang in their first round; 0: all
+    // How long the store of an incoming gang that failed is kept; 0: not at all.
+    uint64_t keep_ms = 0;
+    // In it, what members had in common; no page that only one VM had.
+    bool keep_shared_only = false;
     // Each VM shares with itself only, whatever its gang.
     bool intra_vm = false;
     // Members of one gang may be of different users.
@@ -54,6 +58,9 @@ struct Limits {
 
 // A gang goes to one host; a second store is somebody's mistake, many are an attack.
 inline constexpr size_t kMaxStoresOfGang = 16;
+
+// Of the stores that are kept, as many as a message of status has room for.
+inline constexpr size_t kMaxKeptShown = 64;
 
 // The connection of one member, as the coordinator sees it.
 class Peer {
@@ -105,6 +112,10 @@ class Coordinator {
     // Releases barriers that have waited long enough.
     void Tick(uint64_t now_ms);
     bool needs_tick() const;
+
+    // Drops what is kept of this gang, or of all (""); returns how many stores.
+    size_t Forget(const std::string &id);
+    nlohmann::json KeptStatus() const;
 
     // One page of status: {"gangs": [...], "next": CURSOR unless it is the last}.
     nlohmann::json Status(const std::string &after) const;
@@ -167,6 +178,18 @@ class Coordinator {
         ~Gang();
     };
     using Gangs = std::map<std::string, std::unique_ptr<Gang>>;
+    struct Kept { // the store of a gang whose members have all left
+        std::string id;
+        uid_t owner = 0;
+        int fd = -1;
+        std::unique_ptr<gang::Store> store;
+        uint64_t until_ms = 0; // 0: not yet known
+        uint64_t since = 0;    // orders them
+        Kept() = default;
+        Kept(Kept &&other) noexcept { *this = std::move(other); }
+        Kept &operator=(Kept &&other) noexcept;
+        ~Kept();
+    };
 
     // What a member at the source says of itself, and whether it may come.
     Refusal CheckSource(Peer *peer, uint64_t pid, const nlohmann::json &request,
@@ -179,6 +202,8 @@ class Coordinator {
     Refusal TakeBackShare(const gang::DirectoryConfig &claim, int fd,
                           std::unique_ptr<Share> *out) const;
     Refusal TakeBackStore(const gang::Uuid &uuid, int fd, std::unique_ptr<gang::Store> *out) const;
+    // Of a gang at the destination.
+    std::string KeyOf(const std::string &id, const std::string &name) const;
     // coordinator_limits.cc: what a peer may take, by what it is and has.
     Refusal CheckNewGang(const Peer &peer) const;
     Refusal CheckOwner(const Gang &gang, const Peer &peer) const;
@@ -197,6 +222,14 @@ class Coordinator {
     gang::Status MakeShare(const Gang &gang, const Member &member,
                            std::unique_ptr<Share> *share) const;
     gang::Status MakeStore(Gang *gang, gang::HashKind hash_kind);
+    // coordinator_kept.cc
+    bool Keep(const std::string &key, Gang *gang);
+    void Resume(const std::string &key, Gang *gang, gang::HashKind wanted);
+    uint64_t MakeRoom(uint64_t wanted, uint64_t total);
+    std::map<std::string, Kept>::iterator Oldest();
+    void Drop(std::map<std::string, Kept>::iterator it, const char *why);
+    void TickKept(uint64_t now_ms);
+    uint64_t LeftMs(const Kept &kept) const;
     Refusal ChooseHash(const Peer &peer, const nlohmann::json &request,
                        gang::HashKind *hash_kind) const;
     void CheckStart(Gang *gang, bool timeout);
@@ -215,6 +248,9 @@ class Coordinator {
     Gangs sources_;
     Gangs destinations_;
     std::map<std::string, Order> announced_; // by gang id
+    std::map<std::string, Kept> kept_; // by the key that the gang had in destinations_
+    uint64_t keeps_ = 0;
+    uint64_t now_ms_ = 0; // at the last Tick()
 };
 
 } // namespace gangd

@@ -125,6 +125,17 @@ std::string Coordinator::Metrics() const {
                                      std::min(gang->store->slots_used(), gang->store->slots()))
                                : 0);
     }
+    out.Begin("gang_store_kept_bytes", "gauge",
+              "What is kept of a gang that failed, for another attempt.");
+    for (const auto &[key, kept] : kept_) {
+        out.Sample(fmt::format("gang=\"{}\"", key),
+                   static_cast<double>(std::min(kept.store->slots_used(), kept.store->slots())) *
+                       kPageSize);
+    }
+    out.Begin("gang_store_kept_seconds_left", "gauge", "For how long it will be.");
+    for (const auto &[key, kept] : kept_) {
+        out.Sample(fmt::format("gang=\"{}\"", key), static_cast<double>(LeftMs(kept)) / 1000);
+    }
 
     out.Begin("gang_member_phase", "gauge", "1 for the phase that the member is in.");
     each_source([&](const Gang &, const Member &member, const std::string &who) {

@@ -29,7 +29,7 @@ void RaiseFileLimit(const gangd::ServerConfig &config) {
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
         return;
     }
-    rlim_t wanted = config.max_clients * 2 + config.limits.max_gangs * 4 + 256;
+    rlim_t wanted = config.max_clients * 2 + config.limits.max_gangs * 6 + 256;
     if (limit.rlim_cur < wanted) {
         limit.rlim_cur = std::min(wanted, limit.rlim_max);
         setrlimit(RLIMIT_NOFILE, &limit);

@@ -55,7 +55,7 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     limits.store_total = memory / 2;
     limits.mirror_bytes = memory / 16;
     uint64_t max_ram = 2 * memory, max_total_ram = 8 * memory;
-    double barrier_s = 60, hello_s = 10, idle_s = 300;
+    double barrier_s = 60, hello_s = 10, idle_s = 300, keep_s = 300;
     std::string hash = gang::HashKindText(limits.hash_kind);
     std::vector<std::string> users, groups, operators;
     ServerConfig &server = options->server;
@@ -81,6 +81,13 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
                    "Most memory for the pages kept for all incoming gangs together\n"
                    "(default: half of the host's)")
         ->transform(Bytes());
+    app.add_option("--store-keep", keep_s,
+                   "Seconds that the store of an incoming gang that failed or was cancelled is\n"
+                   "kept for another attempt; 0: it is wiped at once")
+        ->check(CLI::Range(0.0, 86400.0))
+        ->capture_default_str();
+    app.add_flag("--keep-shared-only", limits.keep_shared_only,
+                 "Keep what the gang's VMs had in common, no memory that only one VM had");
     app.add_option("--mirror-size", limits.mirror_bytes,
                    "Most memory for copies of the pages that one outgoing gang codes\n"
                    "similar pages against; 0: it does not (default: a sixteenth of the host's)")
@@ -196,6 +203,7 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
         return Wrong("--hash knows xxh3-128 and sha256");
     }
     limits.barrier_ms = static_cast<uint64_t>(barrier_s * 1000);
+    limits.keep_ms = static_cast<uint64_t>(keep_s * 1000);
     limits.max_member_pages = max_ram / gang::kPageSize;
     limits.max_total_pages = std::max(max_total_ram, max_ram) / gang::kPageSize;
     server.hello_ms = static_cast<unsigned>(hello_s * 1000);

@@ -266,12 +266,27 @@ Refusal Server::Handle(Connection *connection, const json &request, int fd, bool
         std::string after;
         gang::GetString(request, "after", &after);
         json page = coordinator_.Status(after);
+        if (after.empty()) {
+            page["kept"] = coordinator_.KeptStatus();
+        }
         page["op"] = "status";
         page["gangd"] = GANG_VERSION;
         page["pid"] = getpid();
         page["store-size"] = config_.limits.store_bytes;
         page["memory-available"] = MemoryAvailable();
         connection->Send(page, -1);
+        return {};
+    }
+    if (op == "forget") {
+        if (!config_.access.MayWatch(connection->peer())) {
+            return {"denied", "user " + std::to_string(connection->uid()) +
+                                  " may drop nothing here: ask as root, or add it with "
+                                  "allow-operator in gangd's configuration"};
+        }
+        std::string id;
+        gang::GetString(request, "gang", &id);
+        const size_t dropped = coordinator_.Forget(id);
+        connection->Send({{"op", "forgotten"}, {"stores", dropped}}, -1);
         return {};
     }
     return {"protocol", "unknown op"};
@@ -325,6 +340,7 @@ void Server::Reap() {
     for (const auto &[connection, owned] : gone) {
         coordinator_.HungUp(connection);
     }
+    ArmTick();
     Announce();
 }
 

@@ -19,11 +19,13 @@ using namespace gang;
 
 static_assert(GANG_PAGE_SIZE == kPageSize && GANG_MAX_CHANNELS == kMaxChannels);
 static_assert(GANG_MAX_PACKET_PAGES == kMaxPacketPages);
+static_assert(GANG_MAX_SAVE_PAGES <= Store::kMaxPut);
 static_assert(GANG_HASH_BY_ANY == static_cast<int>(HashKind::kInvalid) &&
               GANG_HASH_BY_XXH3 == static_cast<int>(HashKind::kXxh3_128) &&
               GANG_HASH_BY_SHA256 == static_cast<int>(HashKind::kSha256));
 static_assert(GANG_PACKET_HEADER_SIZE == kPacketHeaderSize);
 static_assert(GANG_MAX_RETURN_MESSAGE >= kGreetingSize && GANG_MAX_RETURN_MESSAGE >= kAckSize);
+static_assert(GANG_MAX_RETURN_MESSAGE >= kMaxReturnMessage);
 
 struct GangSource {
     std::unique_ptr<SourceMember> member;
@@ -139,7 +141,13 @@ void gang_source_scan(GangSource *source, const uint8_t *host, const uint64_t *o
     source->member->Scan(host, offsets, count, is_zero);
 }
 
-void gang_source_scan_done(GangSource *source) { source->member->ScanDone(); }
+void gang_source_scan_done(GangSource *source) {
+    source->member->ScanDone();
+}
+
+bool gang_source_wants_inventory(GangSource *source) {
+    return source->member->WantsInventory();
+}
 
 void gang_source_set_socket(GangSource *source, uint32_t channel, int fd) {
     source->member->SetSocket(channel, fd);
@@ -275,6 +283,16 @@ size_t gang_destination_greeting(const GangDestination *destination,
                                  uint8_t out[GANG_MAX_RETURN_MESSAGE]) {
     StoreGreeting(destination->member->greeting(), out);
     return kGreetingSize;
+}
+
+size_t gang_destination_inventory(GangDestination *destination,
+                                  uint8_t out[GANG_MAX_RETURN_MESSAGE]) {
+    return destination->member->Inventory(out);
+}
+
+bool gang_destination_save(GangDestination *destination, const uint8_t *host,
+                           const uint64_t *offsets, size_t count, GangIsZero *is_zero) {
+    return destination->member->Save(host, offsets, count, is_zero);
 }
 
 bool gang_destination_header(GangDestination *destination, uint32_t channel,

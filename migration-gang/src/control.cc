@@ -362,6 +362,7 @@ json SourceJoinMessage(const SourceJoin &join) {
             {"seed", ToHex(join.seed)},
             {"hash", hash ? hash : "unknown"},
             {"slots", join.slots},
+            {"filled", join.filled},
             {"page-size", kPageSize},
             {"ram-pages", join.ram_pages},
             {"channels", join.channels},
@@ -486,6 +487,23 @@ Status ControlClient::SetOrder(const std::string &gang, const GangOrder &order, 
         status = Expect("set", &answer, nullptr, &ready, deadline.LeftMs());
     }
     return status.ok() && !ready ? Unanswered("does not answer") : status;
+}
+
+Status ControlClient::Forget(const std::string &gang, uint64_t *stores, int timeout_ms) {
+    Deadline deadline(timeout_ms);
+    json request = {{"op", "forget"}}, answer;
+    if (!gang.empty()) {
+        request["gang"] = gang;
+    }
+    Status status = Send(request, deadline.LeftMs());
+    bool ready = false;
+    if (status.ok()) {
+        status = Expect("forgotten", &answer, nullptr, &ready, deadline.LeftMs());
+    }
+    if (status.ok() && (!ready || !GetUint(answer, "stores", UINT64_MAX, stores))) {
+        return Unanswered("does not answer");
+    }
+    return status;
 }
 
 Status ControlClient::QueryStatus(json *merged, int timeout_ms) {

@@ -52,6 +52,7 @@ struct SourceJoin {
     Seed seed{};
     HashKind hash_kind = HashKind::kXxh3_128;
     uint64_t slots = 0;
+    uint64_t filled = 0;    // of them, before this attempt
     uint64_t ram_pages = 0; // of this member
     uint32_t channels = 0;
 };
@@ -136,6 +137,8 @@ class ControlClient {
     Status SetOrder(const std::string &gang, const GangOrder &order, int timeout_ms);
     // All pages of gangd's status in one: {"gangd", "pid", "gangs": [...]}.
     Status QueryStatus(nlohmann::json *status, int timeout_ms);
+    // Drops what is kept of gang `gang`, or of all (""); *stores says how much.
+    Status Forget(const std::string &gang, uint64_t *stores, int timeout_ms);
 
   private:
     ControlClient(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}

@@ -7,6 +7,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "control_message.h"
 
 namespace gang {
@@ -48,6 +50,7 @@ Status DestinationMember::Create(const std::string &socket, const std::string &g
         m->keeper_ = std::make_unique<ControlKeeper>(
             std::move(control), socket,
             std::vector<ControlKeeper::Piece>{{again, m->store_->fd()}});
+        m->teller_ = std::make_unique<Teller>(m->store_.get());
         *out = std::move(m);
     }
     return status;
@@ -58,8 +61,24 @@ Greeting DestinationMember::greeting() const {
     g.hash_kind = store_->hash_kind();
     g.store = store_->uuid();
     g.seed = store_->seed();
-    g.slots = store_->slots();
+    // Of a kept store any slot may be referenced; the inventory tells which may be filled.
+    g.slots = store_->kept() ? store_->slots() : store_->open_slots();
+    if (store_->kept()) {
+        g.filled =
+            static_cast<uint32_t>(std::clamp<uint64_t>(store_->slots_used(), 1, store_->slots()));
+    }
     return g;
+}
+
+bool DestinationMember::Save(const uint8_t *host, const uint64_t *offsets, size_t count,
+                             bool (*is_zero)(const void *page, size_t size)) {
+    if (store_->open_slots() == store_->slots()) {
+        return false;
+    }
+    if (!saver_) {
+        saver_ = std::make_unique<Saver>(store_.get());
+    }
+    return saver_->Save(host, offsets, count, is_zero);
 }
 
 Decoder *DestinationMember::channel(uint32_t channel) {

@@ -15,6 +15,7 @@
 
 #include "control_keeper.h"
 #include "decoder.h"
+#include "kept.h"
 #include "status.h"
 #include "store.h"
 #include "wire.h"
@@ -40,6 +41,11 @@ class DestinationMember {
     Decoder *channel(uint32_t channel);
     // Counts a packet that was applied.  Any thread.
     void Count(const Decoder &decoder);
+    // What a kept store holds, for the source; one thread.  0: the end has been told.
+    size_t Inventory(uint8_t out[kMaxReturnMessage]) { return teller_->Next(out); }
+    // See Saver; main thread, when no channel runs any more, or the process ends.
+    bool Save(const uint8_t *host, const uint64_t *offsets, size_t count,
+              bool (*is_zero)(const void *page, size_t size));
     // Main thread, when nobody else uses the object any more.
     void Leave(LeaveResult result) { keeper_->Leave(result); }
 
@@ -51,6 +57,8 @@ class DestinationMember {
 
     std::unique_ptr<Store> store_;
     std::unique_ptr<ControlKeeper> keeper_; // lends the store's descriptor
+    std::unique_ptr<Teller> teller_;
+    std::unique_ptr<Saver> saver_; // made when it is needed
     std::array<std::unique_ptr<Decoder>, kMaxChannels> channels_;
     Counters counters_;
 };

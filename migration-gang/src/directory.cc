@@ -28,8 +28,10 @@ uint64_t BucketsFor(uint64_t pages) {
 }
 
 // The gang never needs more slots than it has pages; chunks are whole.
+// Of a kept store any slot may be referenced.
 uint64_t ChunksFor(const DirectoryConfig &c) {
-    uint64_t slots = std::min(c.store_slots, c.gang_pages + uint64_t{kMaxChannels} * kChunkSlots);
+    uint64_t slots = std::min(
+        c.store_slots, c.kept ? UINT32_MAX : c.gang_pages + uint64_t{kMaxChannels} * kChunkSlots);
     return std::min<uint64_t>(slots, UINT32_MAX - kChunkSlots) / kChunkSlots;
 }
 
@@ -85,6 +87,13 @@ constexpr uint32_t ClaimSlot(uint64_t claim) { return static_cast<uint32_t>(clai
 constexpr uint32_t ClaimPacket(uint64_t claim) { return static_cast<uint32_t>(claim); }
 
 constexpr uint32_t kOwnerValid = 1u << 31;
+constexpr uint32_t kChunkKept = 1u << 30;
+
+uint32_t KeptOf(uint32_t owner) {
+    return (owner & (kOwnerValid | kChunkKept)) == kChunkKept
+               ? std::min(owner & ~kChunkKept, kChunkSlots)
+               : 0;
+}
 
 } // namespace
 
@@ -128,6 +137,7 @@ Status Directory::Create(const DirectoryConfig &config, int *fd) {
     h->mirrored_off = g.mirrored_off;
     h->mirror_off = g.mirror_off;
     h->mirror_pages = config.mirror_pages;
+    h->next_chunk.store(config.kept ? kNoChunks : 0, std::memory_order_relaxed);
     munmap(p, sizeof(DirectoryHeader));
     *fd = f;
     return Status::Ok();
@@ -307,8 +317,16 @@ bool Directory::OwnerOfSlot(uint32_t slot, uint32_t *member, uint32_t *channel) 
     return Owner(MakeClaim(slot, 0), member, channel);
 }
 
+// The store held it before the directory was made.
+bool Directory::IsKept(uint64_t claim) const {
+    return claim != 0 && ClaimPacket(claim) == 0 && ClaimSlot(claim) < slots();
+}
+
 bool Directory::Confirmed(uint64_t claim) const {
     uint32_t member, channel;
+    if (IsKept(claim)) {
+        return true;
+    }
     return Owner(claim, &member, &channel) &&
            members_[member].acked[channel].load(std::memory_order_acquire) >= ClaimPacket(claim);
 }
@@ -325,6 +343,10 @@ Decision Directory::Decide(const Hash &hash, uint32_t member) {
     if (d.claim != 0) {
         uint32_t owner, channel;
         d.slot = ClaimSlot(d.claim);
+        if (IsKept(d.claim)) {
+            d.verdict = Verdict::kReference;
+            return d;
+        }
         if (!Owner(d.claim, &owner, &channel)) {
             return d; // nonsense in shared memory: send in full
         }
@@ -358,16 +380,73 @@ bool Directory::Claim(Entry *entry, uint64_t expected, uint32_t slot, uint32_t p
 }
 
 bool Directory::TakeChunk(uint32_t member, uint32_t channel, uint32_t *first_slot) {
-    if (header_->next_chunk.load(std::memory_order_relaxed) >= chunk_count_) {
+    // Each turn takes a chunk, so it ends.  Acquire: what the inventory told of the
+    // chunks was there before they could be taken.
+    while (header_->next_chunk.load(std::memory_order_acquire) < chunk_count_) {
+        uint64_t chunk = header_->next_chunk.fetch_add(1, std::memory_order_relaxed);
+        if (chunk >= chunk_count_) {
+            return false;
+        }
+        // A filled slot's claim says itself that it is confirmed, whoever owns its chunk.
+        const uint32_t kept = KeptOf(chunk_owner_[chunk].exchange(
+            kOwnerValid | member << 8 | channel, std::memory_order_acq_rel));
+        if (kept < kChunkSlots) {
+            *first_slot = static_cast<uint32_t>(chunk * kChunkSlots) + kept;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool Directory::AskInventory(uint32_t member) {
+    if (inventory_complete()) {
         return false;
     }
-    uint64_t chunk = header_->next_chunk.fetch_add(1, std::memory_order_relaxed);
-    if (chunk >= chunk_count_) {
+    uint64_t asker = header_->inventory_asker.load(std::memory_order_acquire);
+    if (asker != 0 && (asker - 1 == member ||
+                       (asker <= kMaxMembers &&
+                        member_state(static_cast<uint32_t>(asker - 1)) == MemberState::kAlive))) {
         return false;
     }
-    chunk_owner_[chunk].store(kOwnerValid | member << 8 | channel, std::memory_order_release);
-    *first_slot = static_cast<uint32_t>(chunk * kChunkSlots);
+    return header_->inventory_asker.compare_exchange_strong(asker, uint64_t{member} + 1,
+                                                            std::memory_order_acq_rel);
+}
+
+// Of each chunk the slots up to the last one told are taken; one that is owned
+// already stays as it is, which happens when two tell.
+void Directory::MarkKept(uint64_t chunk, uint32_t slots) {
+    uint32_t word = chunk_owner_[chunk].load(std::memory_order_relaxed);
+    while (!(word & kOwnerValid) && KeptOf(word) < slots) {
+        if (chunk_owner_[chunk].compare_exchange_strong(word, kChunkKept | slots,
+                                                        std::memory_order_acq_rel)) {
+            break;
+        }
+    }
+}
+
+bool Directory::Keep(uint32_t slot, const Hash &hash) {
+    if (slot >= slots() || hash.lo == 0 || hash.hi == 0) {
+        return false;
+    }
+    MarkKept(slot / kChunkSlots, slot % kChunkSlots + 1);
+    bool existed;
+    if (Entry *e = Find(hash, true, &existed)) {
+        uint64_t nobody = 0;
+        e->claim.compare_exchange_strong(nobody, MakeClaim(slot, 0), std::memory_order_acq_rel);
+    }
     return true;
+}
+
+void Directory::EndInventory(uint32_t member, uint32_t open) {
+    if (inventory_complete() ||
+        header_->inventory_asker.load(std::memory_order_acquire) != uint64_t{member} + 1) {
+        return; // another one tells it
+    }
+    for (uint64_t chunk = open / kChunkSlots; chunk < chunk_count_; chunk++) {
+        MarkKept(chunk, kChunkSlots);
+    }
+    uint64_t closed = kNoChunks;
+    header_->next_chunk.compare_exchange_strong(closed, 0, std::memory_order_acq_rel);
 }
 
 // A feature's word is in its set, in the first place, in their order, that was
@@ -477,8 +556,8 @@ uint64_t Directory::mirror_used() const {
 }
 
 uint64_t Directory::slots_taken() const {
-    return std::min(header_->next_chunk.load(std::memory_order_relaxed), chunk_count_) *
-           kChunkSlots;
+    const uint64_t next = header_->next_chunk.load(std::memory_order_relaxed);
+    return next == kNoChunks ? 0 : std::min(next, chunk_count_) * kChunkSlots;
 }
 
 void Directory::SetAcked(uint32_t member, uint32_t channel, uint32_t packet) {

@@ -12,9 +12,9 @@
 #include <cstdint>
 #include <memory>
 
-#include "page_features.h"
 #include "hash.h"
 #include "layout.h"
+#include "page_features.h"
 #include "segment.h"
 #include "status.h"
 
@@ -27,6 +27,7 @@ struct DirectoryConfig {
     uint64_t gang_pages = 0;  // RAM pages of all members together
     uint64_t store_slots = 0; // capacity of the store at the destination
     uint64_t mirror_pages = 0; // most pages the mirror may hold; 0: no mirror
+    bool kept = false;         // the store holds something already: an inventory will tell
 };
 
 // What is known of a slot that might serve as the base of a delta.
@@ -101,8 +102,21 @@ class Directory {
     // Member and channel that a claim belongs to; false for words that make no
     // sense (a hostile or crashed writer).
     bool Owner(uint64_t claim, uint32_t *member, uint32_t *channel) const;
-    // Takes kChunkSlots consecutive slots for (member, channel); false: full.
+    // Takes a chunk for (member, channel): its slots from *first_slot on, which is its
+    // first one unless the store held some already.  False: full.
     bool TakeChunk(uint32_t member, uint32_t channel, uint32_t *first_slot);
+
+    // --- what a kept store holds; nothing is published before all of it is known
+    // Whether `member` is to ask its destination; true once, unless the asker ends
+    // before all was told.
+    bool AskInventory(uint32_t member);
+    // The store holds this in `slot`: confirmed from now on.  False: no such slot.
+    bool Keep(uint32_t slot, const Hash &hash);
+    // `member`'s destination has told all; slots from `open` on are not to be chosen.
+    void EndInventory(uint32_t member, uint32_t open);
+    bool inventory_complete() const {
+        return header_->next_chunk.load(std::memory_order_acquire) != kNoChunks;
+    }
 
     // --- similar pages
     // The slots of the pages that stand for these features, kNoSlot where none
@@ -140,6 +154,8 @@ class Directory {
   private:
     Directory() = default;
     Entry *Find(const Hash &hash, bool insert, bool *existed);
+    bool IsKept(uint64_t claim) const;
+    void MarkKept(uint64_t chunk, uint32_t slots);
     Atomic<FeatureWord> *FindFeature(uint64_t feature) const;
 
     Segment segment_;

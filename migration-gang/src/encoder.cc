@@ -75,7 +75,7 @@ bool Encoder::NextSlot(uint32_t *slot) {
             return false;
         }
         next_slot_ = first;
-        chunk_end_ = first + kChunkSlots;
+        chunk_end_ = (first / kChunkSlots + 1) * kChunkSlots;
     }
     *slot = next_slot_;
     return true;

@@ -133,7 +133,8 @@ struct Entry {
     Atomic<uint64_t> hash_hi; // 0: not yet complete
     // 0: nobody has published this content.  Otherwise
     //   bits 63..32  slot + 1
-    //   bits 31..0   number of the packet (per member and channel) it is in
+    //   bits 31..0   number of the packet (per member and channel) it is in; 0: the
+    //                store held it before the directory was made, so it is confirmed
     // The owner is chunk_owner[slot / kChunkSlots].  Confirmed when
     // acked[owner.member][owner.channel] >= packet: that never becomes untrue.
     // Replaced (CAS) only while unconfirmed and its owner is not alive; or when an
@@ -157,7 +158,8 @@ static_assert(sizeof(Bucket) == 64);
 // A hint: a lost or wrong word costs compression, nothing else.
 using FeatureWord = uint64_t;
 
-// chunk_owner word: 0 free, else 1 << 31 | member << 8 | channel.
+// chunk_owner word: 0 free, 1 << 31 | member << 8 | channel, or 1 << 30 | n: free but
+// for its first n slots, which the store held before the directory was made.
 struct DirectoryHeader {
     SegmentHeader segment;
     Uuid store_uuid;
@@ -178,16 +180,21 @@ struct DirectoryHeader {
     // is the number of the packet that published the slot, written once, after the
     // page at mirror_off + slot * page_size; 0: not mirrored.  Sparse: only pages
     // that are written take memory.
-    uint64_t mirrored_off;  // atomic<uint32_t>[chunks * kChunkSlots]
-    uint64_t mirror_off;    // page aligned; 0: there is no mirror
-    uint64_t mirror_pages;  // that may be written
-    uint8_t reserved[24];
-    alignas(64) Atomic<uint64_t> next_chunk;   // first chunk nobody has taken
+    uint64_t mirrored_off; // atomic<uint32_t>[chunks * kChunkSlots]
+    uint64_t mirror_off;   // page aligned; 0: there is no mirror
+    uint64_t mirror_pages; // that may be written
+    // What the store holds already, told by the destination of one member: 0 nobody has
+    // asked it, else the asker's number + 1.  Replaced (CAS) when the asker is gone.
+    Atomic<uint64_t> inventory_asker;
+    uint8_t reserved[16];
+    // First chunk nobody has taken; kNoChunks until the inventory is complete.
+    alignas(64) Atomic<uint64_t> next_chunk;
     alignas(64) Atomic<uint64_t> entries_used; // approximate, for status
     alignas(64) Atomic<uint64_t> mirror_used;  // pages written or about to be
 };
 static_assert(offsetof(DirectoryHeader, next_chunk) == 192);
 static_assert(sizeof(DirectoryHeader) == 384);
+inline constexpr uint64_t kNoChunks = uint64_t{1} << 63;
 
 // ------------------------------------------------------------------- store
 
@@ -210,8 +217,13 @@ struct StoreHeader {
     uint64_t slots;
     uint64_t meta_off; // SlotMeta[slots]
     uint64_t data_off; // slots * page_size bytes, page aligned
-    uint8_t reserved[32];
+    // Sources choose slots below this one; the others are for what destinations save
+    // when they fail.
+    uint64_t open_slots;
+    uint64_t generation; // how often it was kept for another attempt
+    uint8_t reserved[16];
     alignas(64) Atomic<uint64_t> slots_used; // slots that became valid
+    Atomic<uint64_t> saved; // slots from open_slots on that were taken to save pages in
 };
 static_assert(offsetof(StoreHeader, slots_used) == 128);
 static_assert(sizeof(StoreHeader) == 192);

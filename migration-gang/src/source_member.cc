@@ -7,6 +7,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -25,6 +26,9 @@ constexpr uint64_t kObserveEveryMs = 20;
 // So long a coordinator may take to come back before the gang goes on without.
 constexpr uint64_t kComeBackMs = 3000;
 constexpr uint64_t kTryEveryMs = 200;
+// Without news of what a kept store holds, members go on with what they know by then.
+constexpr uint64_t kInventorySilenceMs = 5000;
+constexpr uint64_t kInventoryMs = 60000;
 
 uint64_t NowMs() {
     using namespace std::chrono;
@@ -88,6 +92,10 @@ Status SourceMember::ReturnMessage(const uint8_t *message, size_t size) {
         }
         return Status::Ok();
     }
+    if (ReturnMessageType(message, size) == ReturnMessage::kInventory ||
+        ReturnMessageType(message, size) == ReturnMessage::kInventoryEnd) {
+        return TakeInventory(message, size);
+    }
     Greeting greeting;
     Status status = ParseGreeting(message, size, &greeting);
     if (!status.ok()) {
@@ -109,6 +117,69 @@ Status SourceMember::ReturnMessage(const uint8_t *message, size_t size) {
     return Status::Ok();
 }
 
+Status SourceMember::TakeInventory(const uint8_t *message, size_t size) {
+    Directory *d = shared_.load(std::memory_order_acquire);
+    if (!d || !asked_.load(std::memory_order_acquire)) {
+        return {Code::kInvalid, "the destination tells what its store holds without being asked"};
+    }
+    Status status;
+    if (ReturnMessageType(message, size) == ReturnMessage::kInventoryEnd) {
+        uint32_t open;
+        uint64_t told;
+        status = ParseInventoryEnd(message, size, &open, &told);
+        if (status.ok() && told != told_) {
+            status = {Code::kInvalid, "the destination's inventory is not complete"};
+        }
+        if (status.ok()) {
+            d->EndInventory(grant_.index, open);
+            asked_.store(false, std::memory_order_release);
+        }
+        return status;
+    }
+    Hash hashes[kInventorySlots];
+    uint32_t first;
+    size_t count;
+    status = ParseInventory(message, size, &first, hashes, &count);
+    for (size_t i = 0; status.ok() && i < count; i++) {
+        // Each once at most: the inventory ends.
+        if (++told_ > d->slots() || UINT32_MAX - first < i ||
+            !d->Keep(first + static_cast<uint32_t>(i), hashes[i])) {
+            status = {Code::kInvalid, "the destination's inventory names slots it does not have"};
+        }
+    }
+    return status;
+}
+
+bool SourceMember::WantsInventory() {
+    if (!directory_ || !directory_->AskInventory(grant_.index)) {
+        return false;
+    }
+    asked_.store(true, std::memory_order_release);
+    return true;
+}
+
+// Waits at most timeout_ms; true: there is no need to wait any longer.
+bool SourceMember::AwaitInventory(int timeout_ms) {
+    const uint64_t now = NowMs();
+    const uint64_t entries = directory_->header().entries_used.load(std::memory_order_relaxed);
+    if (directory_->inventory_complete()) {
+        return true;
+    }
+    if (inventory_since_ms_ == 0) {
+        inventory_since_ms_ = entries_since_ms_ = now;
+    }
+    if (entries != entries_) {
+        entries_ = entries;
+        entries_since_ms_ = now;
+    }
+    if (now - entries_since_ms_ >= kInventorySilenceMs ||
+        now - inventory_since_ms_ >= kInventoryMs) {
+        return true;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::clamp(timeout_ms, 0, 2)));
+    return false;
+}
+
 SourceJoin SourceMember::Announcement() const {
     SourceJoin join;
     join.gang = config_.gang;
@@ -118,6 +189,7 @@ SourceJoin SourceMember::Announcement() const {
     join.seed = greeting_.seed;
     join.hash_kind = greeting_.hash_kind;
     join.slots = greeting_.slots;
+    join.filled = greeting_.filled;
     join.ram_pages = config_.ram_pages;
     join.channels = config_.channels;
     return join;
@@ -271,6 +343,11 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
     case State::kBarrier:
         status = control_->PollStart(&ready, timeout_ms);
         if (status.ok() && ready) {
+            state_ = State::kInventory;
+        }
+        break;
+    case State::kInventory:
+        if (AwaitInventory(timeout_ms)) {
             Run();
         }
         break;
@@ -283,6 +360,10 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
             return Status::Ok();
         }
         // Invariant 4: no migration stops for want of a coordinator.
+        if (directory_) {
+            state_ = State::kInventory;
+            return Status::Ok();
+        }
         Run();
         return Status::Ok();
     }

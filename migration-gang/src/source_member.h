@@ -46,6 +46,9 @@ struct SourceMemberConfig {
 //
 // A coordinator that comes back within some seconds is joined again before that; in kRun
 // it is told what there is (control_keeper.h), at any time.
+// If the store was kept from an attempt before, kInventory comes before kRun, until
+// it is known what the store holds; whoever asks its destination, and whoever else has
+// the directory, goes on scanning meanwhile.
 //
 // Thread-safety: each method says who calls it; different callers may run at
 // the same time.
@@ -69,6 +72,9 @@ class SourceMember {
     void Scan(const uint8_t *host, const uint64_t *offsets, size_t count, IsZeroFn is_zero);
     // Migration thread.
     void ScanDone();
+    // Whether this member is to ask its destination what the store holds.  Migration
+    // thread, from time to time until Step::kRun.
+    bool WantsInventory();
 
     // Channel threads, one each.  The socket, which stays the caller's, is only asked
     // what the link does.
@@ -108,7 +114,14 @@ class SourceMember {
     const std::string &absent() const { return grant_.absent; } // the same
 
   private:
-    enum class State { kGreeting, kJoin, kScan, kBarrier, kRun };
+    enum class State {
+        kGreeting,
+        kJoin,
+        kScan,
+        kBarrier,
+        kInventory,
+        kRun
+    };
 
     struct Channel {
         std::atomic<uint32_t> sent{0};    // packets; the channel thread's
@@ -126,6 +139,8 @@ class SourceMember {
     Status Join();
     bool JoinAgain(int timeout_ms);
     void Run();
+    Status TakeInventory(const uint8_t *message, size_t size);
+    bool AwaitInventory(int timeout_ms);
     Status OpenDirectory();
     void OpenBoard();
     void Beat();
@@ -153,6 +168,12 @@ class SourceMember {
     std::unique_ptr<Pacer> pacer_;              // migration thread's
     std::unique_ptr<StallWatch> stalls_;
     uint64_t last_observed_ms_ = 0;
+    // What the store holds: asked for by the migration thread, told to the return-path
+    // thread, which alone uses told_.
+    std::atomic<bool> asked_{false};
+    uint64_t told_ = 0;
+    uint64_t entries_ = 0, entries_since_ms_ = 0; // while waiting for it
+    uint64_t inventory_since_ms_ = 0;
 
     PageCache cache_;
     std::atomic<bool> resending_{false};

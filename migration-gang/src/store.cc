@@ -11,6 +11,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <new>
@@ -35,7 +36,7 @@ Status FillRandom(void *p, size_t n) {
 
 uint64_t Store::SizeFor(uint64_t slots) { return DataOff(slots) + slots * kPageSize; }
 
-Status Store::Create(uint64_t slots, HashKind hash_kind, int *fd) {
+Status Store::Create(uint64_t slots, HashKind hash_kind, int *fd, uint64_t open_slots) {
     if (slots == 0 || slots > UINT32_MAX - kChunkSlots) {
         return {Code::kInvalid, "a store needs between 1 slot and 16 TiB; check --store-size"};
     }
@@ -65,12 +66,38 @@ Status Store::Create(uint64_t slots, HashKind hash_kind, int *fd) {
     h->slots = slots;
     h->meta_off = kMetaOff;
     h->data_off = DataOff(slots);
+    h->open_slots = open_slots >= slots ? slots : open_slots / kChunkSlots * kChunkSlots;
     munmap(p, kMetaOff);
     if (!status.ok()) {
         close(f);
         return status;
     }
     *fd = f;
+    return Status::Ok();
+}
+
+Status Store::Renew(int fd, const Store &known) {
+    Uuid uuid;
+    Status status = FillRandom(uuid.data(), uuid.size());
+    if (!status.ok()) {
+        return status;
+    }
+    void *p = mmap(nullptr, kMetaOff, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        return Status::System("mapping a store that was kept", errno);
+    }
+    auto *h = static_cast<StoreHeader *>(p);
+    InitSegmentHeader(&h->segment, kStoreMagic, sizeof(*h), known.size());
+    h->uuid = uuid;
+    h->seed = known.seed_;
+    h->hash_kind = static_cast<uint32_t>(known.hash_kind_);
+    h->page_size = kPageSize;
+    h->slots = known.slots_;
+    h->meta_off = kMetaOff;
+    h->data_off = known.data_off_;
+    h->open_slots = known.open_slots_;
+    h->generation = known.generation_ + 1;
+    munmap(p, kMetaOff);
     return Status::Ok();
 }
 
@@ -83,8 +110,9 @@ Status Store::Open(int fd, std::unique_ptr<Store> *out, Access access) {
     auto *h = reinterpret_cast<StoreHeader *>(segment.data());
     const uint64_t size = segment.size(), slots = ReadOnce(h->slots);
     const uint64_t meta_off = ReadOnce(h->meta_off), data_off = ReadOnce(h->data_off);
+    const uint64_t open_slots = ReadOnce(h->open_slots);
     if (h->page_size != kPageSize || slots == 0 || slots > UINT32_MAX || meta_off != kMetaOff ||
-        data_off != DataOff(slots) || SizeFor(slots) != size) {
+        data_off != DataOff(slots) || SizeFor(slots) != size || open_slots > slots) {
         return {Code::kInvalid, "the store's header makes no sense"};
     }
     const HashKind hash_kind = static_cast<HashKind>(ReadOnce(h->hash_kind));
@@ -103,6 +131,8 @@ Status Store::Open(int fd, std::unique_ptr<Store> *out, Access access) {
     s->meta_ = reinterpret_cast<SlotMeta *>(segment.data() + meta_off);
     s->data_ = segment.data() + data_off;
     s->slots_ = slots;
+    s->open_slots_ = open_slots;
+    s->generation_ = ReadOnce(h->generation);
     s->uuid_ = h->uuid;
     s->seed_ = h->seed;
     s->hash_kind_ = hash_kind;
@@ -150,6 +180,46 @@ Status Store::Put(uint32_t slot, const uint8_t *const pages[], size_t count, Has
     }
     header_->slots_used.fetch_add(count, std::memory_order_relaxed);
     return Status::Ok();
+}
+
+Status Store::Save(const uint8_t *const pages[], size_t count, Hash *hashes) {
+    const uint64_t room = slots_ - open_slots_;
+    const uint64_t saved = header_->saved.load(std::memory_order_relaxed);
+    if (saved > room || count > room - saved) {
+        return {Code::kExhausted, "no room to save pages in"};
+    }
+    // Others may have taken the room meanwhile.
+    const uint64_t first = header_->saved.fetch_add(count, std::memory_order_relaxed);
+    if (first > room || count > room - first) {
+        return {Code::kExhausted, "no room to save pages in"};
+    }
+    return Put(static_cast<uint32_t>(open_slots_ + first), pages, count, hashes);
+}
+
+uint64_t Store::NextFilled(uint64_t slot) const {
+    constexpr uint64_t kOfPage = kPageSize / sizeof(SlotMeta);
+    for (bool look = true; slot < slots_; slot++) {
+        if (look || slot % kOfPage == 0) {
+            // Reading a hole through the mapping would make the kernel fill it.
+            const off_t data =
+                lseek(fd_, static_cast<off_t>(kMetaOff + slot * sizeof(SlotMeta)), SEEK_DATA);
+            const uint64_t at = data < 0 ? UINT64_MAX : static_cast<uint64_t>(data);
+            slot = std::max(slot, at < kMetaOff ? 0 : (at - kMetaOff) / sizeof(SlotMeta));
+            if (slot >= slots_) {
+                break;
+            }
+            look = false;
+        }
+        if (meta_[slot].state.load(std::memory_order_acquire) == kSlotValid) {
+            return slot;
+        }
+    }
+    return slots_;
+}
+
+Hash Store::Said(uint32_t slot) const {
+    return {meta_[slot].hash_lo.load(std::memory_order_relaxed),
+            meta_[slot].hash_hi.load(std::memory_order_relaxed)};
 }
 
 Status Store::Get(uint32_t slot, uint8_t *page, Hash *hash) const {

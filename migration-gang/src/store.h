@@ -25,7 +25,14 @@ class Store {
     static uint64_t SizeFor(uint64_t slots);
     // A new store with a random uuid and hash seed (getrandom).  Pages are
     // taken from the host only when slots are filled.  The caller owns *fd.
-    static Status Create(uint64_t slots, HashKind hash_kind, int *fd);
+    // Slots from `open_slots` on are for Save().
+    static Status Create(uint64_t slots, HashKind hash_kind, int *fd,
+                         uint64_t open_slots = UINT64_MAX);
+    // Makes a store that nobody uses ready for another attempt: its content and seed
+    // stay, its uuid is new, so that no directory made for the old one is used with
+    // it.  `known` is gangd's view of it from before any member had it: nothing that
+    // members may have written into the header is believed.
+    static Status Renew(int fd, const Store &known);
     // Maps and checks; `fd` stays the caller's.  No access lets the mapping of the
     // pages be written; kObserver none of it at all: no Put().
     enum class Access { kMember, kObserver };
@@ -40,6 +47,14 @@ class Store {
     Status Put(uint32_t slot, const uint8_t *const pages[], size_t count, Hash *hashes);
     static constexpr size_t kMaxPut = kChunkSlots;
     Status Put(uint32_t slot, const uint8_t *page, Hash *hash) { return Put(slot, &page, 1, hash); }
+    // Puts pages into slots that no source chooses.  kExhausted: no more are free.
+    Status Save(const uint8_t *const pages[], size_t count, Hash *hashes);
+    // The first slot from `slot` on that is filled; slots(): none.
+    uint64_t NextFilled(uint64_t slot) const;
+    // What a filled slot should hash to, as it says.
+    Hash Said(uint32_t slot) const;
+    // Makes a slot empty whose content is not what it says.
+    void Clear(uint32_t slot) { meta_[slot].state.store(kSlotEmpty, std::memory_order_release); }
     // Copies `slot` to `page`, hashes the copy and compares it with what the
     // slot was stored with.  kInvalid: no such slot or nothing in it;
     // kCorrupt: the bytes changed.
@@ -49,6 +64,9 @@ class Store {
     const Seed &seed() const { return seed_; }
     HashKind hash_kind() const { return hash_kind_; }
     uint64_t slots() const { return slots_; }
+    uint64_t open_slots() const { return open_slots_; } // at most slots(), whole chunks
+    bool kept() const { return generation_ != 0; }      // from an attempt before
+    uint64_t saved() const { return header_->saved.load(std::memory_order_relaxed); }
     uint64_t slots_used() const;
     uint64_t size() const { return segment_.size(); }
     int fd() const { return fd_; } // of the segment; stays the store's
@@ -64,6 +82,8 @@ class Store {
     SlotMeta *meta_ = nullptr;
     const uint8_t *data_ = nullptr;
     uint64_t slots_ = 0;
+    uint64_t open_slots_ = 0;
+    uint64_t generation_ = 0;
     Uuid uuid_{};
     Seed seed_{};
     HashKind hash_kind_ = HashKind::kInvalid;

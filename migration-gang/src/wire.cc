@@ -119,6 +119,7 @@ void StoreGreeting(const Greeting &g, uint8_t out[kGreetingSize]) {
     PutBe<uint16_t>(out + 2, g.version);
     PutBe<uint32_t>(out + 4, g.page_size);
     PutBe<uint32_t>(out + 8, static_cast<uint32_t>(g.hash_kind));
+    PutBe<uint32_t>(out + 12, g.filled);
     memcpy(out + 16, g.store.data(), g.store.size());
     memcpy(out + 32, g.seed.data(), g.seed.size());
     PutBe<uint64_t>(out + 48, g.slots);
@@ -141,6 +142,7 @@ Status ParseGreeting(const uint8_t *in, size_t size, Greeting *g) {
     }
     g->page_size = GetBe<uint32_t>(in + 4);
     uint32_t hash_kind = GetBe<uint32_t>(in + 8);
+    g->filled = GetBe<uint32_t>(in + 12);
     memcpy(g->store.data(), in + 16, g->store.size());
     memcpy(g->seed.data(), in + 32, g->seed.size());
     g->slots = GetBe<uint64_t>(in + 48);
@@ -155,7 +157,7 @@ Status ParseGreeting(const uint8_t *in, size_t size, Greeting *g) {
                     ", which this QEMU does not know"};
     }
     g->hash_kind = static_cast<HashKind>(hash_kind);
-    if (!AllZero(in + 12, 4) || g->slots > UINT32_MAX) {
+    if (g->filled > g->slots || g->slots > UINT32_MAX) {
         return {Code::kInvalid, "malformed greeting from the destination"};
     }
     return Status::Ok();
@@ -176,6 +178,57 @@ Status ParseAck(const uint8_t *in, size_t size, uint16_t *channel, uint32_t *pac
     return Status::Ok();
 }
 
+size_t StoreInventory(uint32_t first, const Hash *hashes, size_t count,
+                      uint8_t out[kMaxReturnMessage]) {
+    PutBe<uint16_t>(out, static_cast<uint16_t>(ReturnMessage::kInventory));
+    PutBe<uint16_t>(out + 2, static_cast<uint16_t>(count));
+    PutBe<uint32_t>(out + 4, first);
+    for (size_t i = 0; i < count; i++) {
+        PutBe<uint64_t>(out + InventorySize(i), hashes[i].lo);
+        PutBe<uint64_t>(out + InventorySize(i) + 8, hashes[i].hi);
+    }
+    return InventorySize(count);
+}
+
+Status ParseInventory(const uint8_t *in, size_t size, uint32_t *first, Hash hashes[kInventorySlots],
+                      size_t *count) {
+    if (size < InventorySize(1) || ReturnMessageType(in, size) != ReturnMessage::kInventory) {
+        return {Code::kInvalid, "malformed inventory from the destination"};
+    }
+    *count = GetBe<uint16_t>(in + 2);
+    *first = GetBe<uint32_t>(in + 4);
+    if (*count == 0 || *count > kInventorySlots || size != InventorySize(*count)) {
+        return {Code::kInvalid, "inventory of " + std::to_string(*count) + " slots in " +
+                                    std::to_string(size) + " bytes from the destination"};
+    }
+    for (size_t i = 0; i < *count; i++) {
+        hashes[i] = {GetBe<uint64_t>(in + InventorySize(i)),
+                     GetBe<uint64_t>(in + InventorySize(i) + 8)};
+        // In shared memory, 0 would be no hash.
+        if (hashes[i].lo == 0 || hashes[i].hi == 0) {
+            return {Code::kInvalid, "inventory with a hash that is none from the destination"};
+        }
+    }
+    return Status::Ok();
+}
+
+void StoreInventoryEnd(uint32_t open, uint64_t told, uint8_t out[kInventoryEndSize]) {
+    PutBe<uint16_t>(out, static_cast<uint16_t>(ReturnMessage::kInventoryEnd));
+    PutBe<uint16_t>(out + 2, 0);
+    PutBe<uint32_t>(out + 4, open);
+    PutBe<uint64_t>(out + 8, told);
+}
+
+Status ParseInventoryEnd(const uint8_t *in, size_t size, uint32_t *open, uint64_t *told) {
+    if (size != kInventoryEndSize || ReturnMessageType(in, size) != ReturnMessage::kInventoryEnd ||
+        !AllZero(in + 2, 2)) {
+        return {Code::kInvalid, "malformed end of the inventory from the destination"};
+    }
+    *open = GetBe<uint32_t>(in + 4);
+    *told = GetBe<uint64_t>(in + 8);
+    return Status::Ok();
+}
+
 ReturnMessage ReturnMessageType(const uint8_t *in, size_t size) {
     if (size < 2) {
         return ReturnMessage::kInvalid;
@@ -185,6 +238,10 @@ ReturnMessage ReturnMessageType(const uint8_t *in, size_t size) {
         return ReturnMessage::kGreeting;
     case 2:
         return ReturnMessage::kAck;
+    case 3:
+        return ReturnMessage::kInventory;
+    case 4:
+        return ReturnMessage::kInventoryEnd;
     default:
         return ReturnMessage::kInvalid;
     }

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "hash.h"
 #include "layout.h"
 #include "status.h"
 
@@ -93,10 +94,25 @@ struct Greeting {
     Uuid store{};
     Seed seed{};
     uint64_t slots = 0;
+    uint32_t filled = 0; // of them, before this attempt; 0: none may be
 };
 inline constexpr size_t kGreetingSize = 56;
 inline constexpr size_t kAckSize = 8;
-enum class ReturnMessage : uint16_t { kInvalid = 0, kGreeting = 1, kAck = 2 };
+// What some consecutive slots hold; QEMU takes messages of 512 bytes.
+inline constexpr size_t kInventorySlots = 31;
+constexpr size_t InventorySize(size_t count) {
+    return 8 + 16 * count;
+}
+inline constexpr size_t kInventoryEndSize = 16;
+inline constexpr size_t kMaxReturnMessage = InventorySize(kInventorySlots);
+static_assert(kMaxReturnMessage <= 512);
+enum class ReturnMessage : uint16_t {
+    kInvalid = 0,
+    kGreeting = 1,
+    kAck = 2,
+    kInventory = 3,
+    kInventoryEnd = 4,
+};
 
 void StoreGreeting(const Greeting &g, uint8_t out[kGreetingSize]);
 // kIncompatible with a message for the administrator when the other end
@@ -104,6 +120,14 @@ void StoreGreeting(const Greeting &g, uint8_t out[kGreetingSize]);
 Status ParseGreeting(const uint8_t *in, size_t size, Greeting *g);
 void StoreAck(uint16_t channel, uint32_t packet, uint8_t out[kAckSize]);
 Status ParseAck(const uint8_t *in, size_t size, uint16_t *channel, uint32_t *packet);
+// `count` (1 to kInventorySlots) hashes of the slots from `first` on; returns the size.
+size_t StoreInventory(uint32_t first, const Hash *hashes, size_t count,
+                      uint8_t out[kMaxReturnMessage]);
+Status ParseInventory(const uint8_t *in, size_t size, uint32_t *first, Hash hashes[kInventorySlots],
+                      size_t *count);
+// `open`: the slots that the source may fill, those told apart; `told`: how many were.
+void StoreInventoryEnd(uint32_t open, uint64_t told, uint8_t out[kInventoryEndSize]);
+Status ParseInventoryEnd(const uint8_t *in, size_t size, uint32_t *open, uint64_t *told);
 // Type of a return-path message; kInvalid when too short or unknown.
 ReturnMessage ReturnMessageType(const uint8_t *in, size_t size);
 

@@ -41,6 +41,7 @@
 #include "multifd.h"
 #include "options.h"
 #include "ram.h"
+#include "savevm.h"
 #include "gang.h"
 #include "gang-pace.h"
 #include "trace.h"
@@ -454,6 +455,10 @@ static MigGangStep gang_start(MigrationState *s)
         return MIG_GANG_FAILED;
     }
 
+    if (gang_source_wants_inventory(gang_out.source)) {
+        trace_migration_gang_ask();
+        qemu_savevm_send_gang_inventory(s->to_dst_file);
+    }
     switch (gang_source_step(gang_out.source, GANG_WAIT_MS, &message)) {
     case GANG_STEP_WAIT:
         return MIG_GANG_WAIT;
@@ -753,6 +758,10 @@ void migration_gang_incoming_leave(bool completed)
 
     if (!gang_in) {
         return;
+    }
+    migration_gang_incoming_tell_end(completed);
+    if (!completed) {
+        migration_gang_incoming_save();
     }
     gang_destination_stats(gang_in, &stats);
     trace_migration_gang_incoming_cleanup(result, stats.published_pages,

@@ -92,6 +92,13 @@ int migration_gang_incoming_greet(MigrationIncomingState *mis);
 void migration_gang_incoming_leave(bool completed);
 void migration_gang_incoming_cleanup(void);
 
+/* gang-keep.c: destination, main thread */
+/* The source asks what the store holds: says so from a thread of its own. */
+int migration_gang_incoming_tell(MigrationIncomingState *mis);
+void migration_gang_incoming_tell_end(bool completed);
+/* Puts what has arrived into the store, for another attempt. */
+void migration_gang_incoming_save(void);
+
 /* The tmpfs or memfd file that is mapped shared as @block, or -1. */
 int migration_gang_file(RAMBlock *block);
 /* The same, if its pages are better written than touched. */
@@ -228,6 +235,15 @@ static inline void migration_gang_incoming_leave(bool completed)
 }
 
 static inline void migration_gang_incoming_cleanup(void)
+{
+}
+
+static inline int migration_gang_incoming_tell(MigrationIncomingState *mis)
+{
+    return -1;
+}
+
+static inline void migration_gang_incoming_save(void)
 {
 }
 

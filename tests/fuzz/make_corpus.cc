@@ -196,19 +196,23 @@ void WriteGangd(const std::filesystem::path &dir) {
 }
 
 void WriteReturnPath(const std::filesystem::path &dir) {
+    // First, whether the store was kept.
     // Greeted, joined, scanned, started; two packets on each channel, acknowledged.
-    test::Bytes run = {1, 8, 5, 0, 8, 8, 10, 6, 8, 8};
+    test::Bytes run = {0, 1, 8, 5, 0, 8, 8, 10, 6, 8, 8};
     for (uint8_t channel : {0, 16, 0, 16}) {
         Append(&run, {static_cast<uint8_t>(channel + 11), 1, 7});
     }
     for (uint8_t channel : {0, 16, 0, 16}) {
         run.push_back(static_cast<uint8_t>(channel + 3));
     }
-    test::Bytes alone = {1, 7, 8, 8, 11, 0, 1, 3, 2, 0, 2}; // the coordinator goes
-    test::Bytes changed = {17, 3, 1};                       // another version
-    test::Bytes other = {1, 8, 16 + 5, 0, 8};               // another store's directory
+    test::Bytes alone = {0, 1, 7, 8, 8, 11, 0, 1, 3, 2, 0, 2}; // the coordinator goes
+    test::Bytes changed = {0, 17, 3, 1};                       // another version
+    test::Bytes other = {0, 1, 8, 16 + 5, 0, 8};               // another store's directory
+    // One slot is told, then the end; scanned, started, a packet.
+    test::Bytes kept = {1, 1, 8, 5, 0, 8, 69, 0, 7, 3, 201, 64, 0, 1, 10, 6, 8, 8, 8, 11, 1, 7, 3};
+    Write(dir / "kept", kept);
     const std::string error = R"({"error": "no", "code": "limit"})";
-    test::Bytes refused = {1, 8, 4, static_cast<uint8_t>(error.size()), 0};
+    test::Bytes refused = {0, 1, 8, 4, static_cast<uint8_t>(error.size()), 0};
     Append(&refused, BytesOf(error));
     refused.push_back(8);
     WriteOperations(dir, "run", run);

@@ -81,9 +81,10 @@ void Say(int fd, const std::string &text, int segment) {
     (void)SendWithDescriptor(fd, text.data(), text.size(), segment);
 }
 
-Greeting RightGreeting(HashKind kind) {
+Greeting RightGreeting(HashKind kind, bool kept) {
     Greeting greeting;
     greeting.hash_kind = kind;
+    greeting.filled = kept;
     greeting.store.fill('s');
     greeting.seed = kSeed;
     greeting.slots = kSlots;
@@ -92,7 +93,7 @@ Greeting RightGreeting(HashKind kind) {
 
 // What a coordinator might send as a directory: bit 0: of another store; bit 1: no
 // memfd of the right kind; bit 2: with bytes of the input in its header.
-void MakeDirectory(uint64_t what, HashKind kind, Input *input, test::Fd *fd) {
+void MakeDirectory(uint64_t what, HashKind kind, bool kept, Input *input, test::Fd *fd) {
     if (what & 2) {
         *fd->out() = memfd_create("nothing", MFD_CLOEXEC);
         return;
@@ -104,6 +105,7 @@ void MakeDirectory(uint64_t what, HashKind kind, Input *input, test::Fd *fd) {
     config.gang_pages = 64;
     config.store_slots = what & 8 ? 2 * kSlots : kSlots;
     config.mirror_pages = 8;
+    config.kept = kept;
     Check(Directory::Create(config, fd->out()).ok(), "a directory can be made");
     if (what & 4) {
         const uint64_t offset = input->Number(2) % sizeof(DirectoryHeader);
@@ -134,7 +136,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     SourceMember::Step step = SourceMember::Step::kWait;
     uint32_t sent[kChannels] = {}, acked[kChannels] = {};
     uint64_t deferred = 0;
-    bool failed = false;
+    bool failed = false, asked = false;
+    const bool kept = input.Number(1) & 1; // the store is that of an attempt before
     auto acknowledged = [&](uint16_t channel, uint32_t packet) {
         Check(channel < kChannels && packet == acked[channel] + 1 && packet <= sent[channel],
               "only what was sent is acknowledged, in turn");
@@ -142,7 +145,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     };
     for (int steps = 0; input.left() && steps < 200 && !failed; steps++) {
         const uint64_t what = input.Number(1);
-        uint8_t message[256];
+        uint8_t message[kMaxReturnMessage];
         size_t n = 0;
         switch (what % 12) {
         case 0: // anything
@@ -157,7 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             break;
         case 1: { // a greeting with some bytes changed
             const bool before = member->greeted();
-            StoreGreeting(RightGreeting(kind), message);
+            StoreGreeting(RightGreeting(kind, kept), message);
             for (uint64_t changes = what >> 4; changes; changes--) {
                 message[input.Number(1) % kGreetingSize] ^= static_cast<uint8_t>(input.Number(1));
             }
@@ -185,7 +188,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 4: { // the coordinator says anything
             test::Fd segment;
             if (what & 64) {
-                MakeDirectory(0, kind, &input, &segment);
+                MakeDirectory(0, kind, kept, &input, &segment);
             }
             n = input.Length(2);
             const std::string text(reinterpret_cast<const char *>(input.Take(n)), n);
@@ -194,7 +197,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         }
         case 5: { // what it should say, with a directory that may be none
             test::Fd segment;
-            MakeDirectory(what >> 4, kind, &input, &segment);
+            MakeDirectory(what >> 4, kind, kept, &input, &segment);
             Say(peer,
                 R"({"op": "directory", "index": )" + std::to_string(input.Number(1)) +
                     R"(, "joined": 1, "missing": 0})",
@@ -207,8 +210,28 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 7:
             shutdown(peer, SHUT_RDWR);
             break;
-        case 8:
         case 9:
+            if (what & 64) { // what the store holds, whether asked for or not
+                asked = member->WantsInventory() || asked;
+                Hash hashes[kInventorySlots] = {};
+                size_t count = 1 + input.Number(1) % kInventorySlots;
+                for (size_t i = 0; i < count; i++) {
+                    hashes[i] = {input.Number(1), 1};
+                }
+                if (what & 128) {
+                    StoreInventoryEnd(static_cast<uint32_t>(input.Number(2)), input.Number(1),
+                                      message);
+                    count = kInventoryEndSize;
+                } else {
+                    count = StoreInventory(static_cast<uint32_t>(input.Number(what & 32 ? 4 : 1)),
+                                           hashes, count, message);
+                }
+                failed = !member->ReturnMessage(message, count).ok();
+                Check(failed || asked, "nothing is told that was not asked for");
+                break;
+            }
+            [[fallthrough]];
+        case 8:
             failed = !member->Advance(0, &step).ok();
             Check(failed || step == SourceMember::Step::kWait || member->greeted(),
                   "nothing happens before the greeting");

@@ -48,6 +48,13 @@ template <typename T> class Atomic {
         value_ = value;
         interleave::After(interleave::Op::kStore, this, sizeof(T), before, value, 0);
     }
+    T exchange(T value, std::memory_order = std::memory_order_seq_cst) {
+        interleave::Before(interleave::Op::kStore, this);
+        const T before = value_;
+        value_ = value;
+        interleave::After(interleave::Op::kStore, this, sizeof(T), before, value, before);
+        return before;
+    }
     T fetch_add(T n, std::memory_order = std::memory_order_seq_cst) {
         interleave::Before(interleave::Op::kAdd, this);
         const T before = value_;

@@ -284,7 +284,7 @@ inline int AsNobody(const std::function<bool()> &body) {
 class Gangd {
   public:
     explicit Gangd(std::vector<std::string> flags = {}) : socket(dir / "gangd.sock") {
-        std::ofstream(dir / "gangd.conf") << "max-process-clients = 1000\nstore-size = \"4M\"\n";
+        std::ofstream(dir / "gangd.conf") << "max-process-clients = 1000\nstore-size = \"4M\"\nstore-keep = 0\n";
         command = {GANGD_PATH, "--config", dir / "gangd.conf", "--socket", socket};
         command.insert(command.end(), flags.begin(), flags.end());
         Start();

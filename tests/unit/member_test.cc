@@ -7,6 +7,8 @@
 
 #include <gang/gang.h>
 
+#include <array>
+
 #include "gangd_process.h"
 #include "test_vm.h"
 
@@ -211,6 +213,83 @@ class Member : public testing::Test {
     Hosts hosts_;
     std::unique_ptr<Vm> a_, b_;
 };
+
+// The first attempt fails when one member has sent half; what its memory had got is
+// saved.  The next one refers to all of that, and asks once.
+TEST_F(Member, RetryRefersToWhatTheAttemptBeforeHasSent) {
+    Gangd keeps({"--store-keep", "300"});
+    std::swap(keeps.socket, hosts_.destination.socket);
+    auto one = [this](const char *name) { return std::make_unique<Vm>(hosts_, name, 1); };
+    a_ = one("vm1");
+    a_->Fill({1, 1, 2, 3, 4, 5, 6, 0});
+    ASSERT_TRUE(a_->Greet());
+    EXPECT_FALSE(gang_source_wants_inventory(a_->source));
+    ASSERT_EQ(a_->StepTo(GANG_STEP_SCAN), GANG_STEP_SCAN);
+    a_->Scan();
+    ASSERT_EQ(a_->StepTo(GANG_STEP_RUN), GANG_STEP_RUN);
+    EXPECT_FALSE(gang_source_wants_inventory(a_->source));
+    ASSERT_TRUE(a_->Send(a_->Encode({0, 2, 3, 7}))); // 1 is published, 2 and 3 are literals
+    const uint64_t got[] = {0, 2 * kPageSize, 3 * kPageSize, 7 * kPageSize};
+    EXPECT_TRUE(gang_destination_save(a_->destination, a_->to.data(), got, 4, IsZero));
+    a_->Leave(GANG_FAILED);
+    ASSERT_TRUE(Soon([&] { return hosts_.source.Status()["gangs"].empty(); }));
+
+    a_ = one("vm1");
+    a_->Fill({1, 1, 2, 3, 4, 5, 6, 0});
+    ASSERT_TRUE(a_->Greet());
+    ASSERT_EQ(a_->StepTo(GANG_STEP_SCAN), GANG_STEP_SCAN) << a_->error.text();
+    uint8_t message[GANG_MAX_RETURN_MESSAGE];
+    size_t size = StoreInventory(0, std::array{Hash{1, 1}}.data(), 1, message);
+    EXPECT_FALSE(gang_source_return_message(a_->source, message, size, a_->error.out()));
+    EXPECT_TRUE(gang_source_wants_inventory(a_->source));
+    EXPECT_FALSE(gang_source_wants_inventory(a_->source));
+    a_->Scan();
+    // Nobody sends before it is told what there is.
+    for (int i = 0; i < 5; i++) {
+        ASSERT_EQ(gang_source_step(a_->source, 5, a_->error.out()), GANG_STEP_WAIT);
+    }
+    while ((size = gang_destination_inventory(a_->destination, message)) != 0) {
+        ASSERT_TRUE(gang_source_return_message(a_->source, message, size, a_->error.out()))
+            << a_->error.text();
+    }
+    size = StoreInventory(0, std::array{Hash{1, 1}}.data(), 1, message);
+    EXPECT_FALSE(gang_source_return_message(a_->source, message, size, a_->error.out()));
+    ASSERT_EQ(a_->StepTo(GANG_STEP_RUN), GANG_STEP_RUN) << a_->error.text();
+    ASSERT_TRUE(a_->Send(a_->Encode(kAll))) << a_->error.text();
+    EXPECT_TRUE(a_->Identical());
+    EXPECT_EQ(a_->Stats().referenced_pages, 4u); // pages 0 to 3
+    EXPECT_EQ(a_->Stats().literal_pages, 3u);
+    a_.reset();
+    std::swap(keeps.socket, hosts_.destination.socket);
+}
+
+TEST_F(Member, Inv5_InventoryThatIsNotSoundEndsTheMigration) {
+    Gangd keeps({"--store-keep", "300"});
+    std::swap(keeps.socket, hosts_.destination.socket);
+    for (int wrong = 0; wrong < 3; wrong++) {
+        a_ = std::make_unique<Vm>(hosts_, "vm1", 1);
+        a_->Fill({1, 1, 2, 3, 4, 5, 6, 0});
+        const uint64_t got[] = {0};
+        FillPage(a_->to.page(0), 1);
+        EXPECT_TRUE(gang_destination_save(a_->destination, a_->to.data(), got, 1, IsZero));
+        ASSERT_TRUE(a_->Greet());
+        ASSERT_EQ(a_->StepTo(GANG_STEP_SCAN), GANG_STEP_SCAN) << a_->error.text();
+        const bool asks = gang_source_wants_inventory(a_->source);
+        EXPECT_EQ(asks, wrong != 0); // the first attempt has left it something
+        uint8_t message[GANG_MAX_RETURN_MESSAGE];
+        const Hash hash = {5, 5};
+        size_t size = kInventoryEndSize;
+        if (wrong == 1) {
+            size = StoreInventory(UINT32_MAX, &hash, 1, message); // no such slot
+        } else {
+            StoreInventoryEnd(64, 1, message); // one was told, it says
+        }
+        EXPECT_FALSE(gang_source_return_message(a_->source, message, size, a_->error.out()));
+        a_->Leave(GANG_FAILED);
+        ASSERT_TRUE(Soon([&] { return hosts_.source.Status()["gangs"].empty(); }));
+    }
+    std::swap(keeps.socket, hosts_.destination.socket);
+}
 
 TEST_F(Member, GoesFromGreetingToTheLastPage) {
     for (bool compress : {false, true}) {

@@ -167,9 +167,14 @@ TEST(Greeting, Invariant5_WrongSizesAndReservedBytesAreRefused) {
         EXPECT_EQ(ParseGreeting(bytes, size, &g).ok(), size == kGreetingSize) << size;
     }
     EXPECT_FALSE(ParseGreeting(bytes, sizeof(bytes), &g).ok());
-    bytes[13] = 1;
-    EXPECT_FALSE(ParseGreeting(bytes, kGreetingSize, &g).ok());
-    bytes[13] = 0;
+    for (bool fits : {true, false}) { // slots that are filled
+        Greeting kept = SomeGreeting();
+        kept.filled = static_cast<uint32_t>(kept.slots + (fits ? 0 : 1));
+        StoreGreeting(kept, bytes);
+        EXPECT_EQ(ParseGreeting(bytes, kGreetingSize, &g).ok(), fits);
+        EXPECT_EQ(g.filled, kept.filled);
+    }
+    StoreGreeting(SomeGreeting(), bytes);
     bytes[51] = 1; // 2^32 slots
     EXPECT_FALSE(ParseGreeting(bytes, kGreetingSize, &g).ok());
 }
@@ -193,7 +198,7 @@ TEST(ReturnMessage, TypeZeroAndUnknownTypesAreInvalid) {
     EXPECT_EQ(ReturnMessageType(bytes, 2), ReturnMessage::kInvalid);
     EXPECT_EQ(ReturnMessageType(bytes, 1), ReturnMessage::kInvalid);
     EXPECT_EQ(ReturnMessageType(bytes, 0), ReturnMessage::kInvalid);
-    bytes[1] = 3;
+    bytes[1] = 5;
     EXPECT_EQ(ReturnMessageType(bytes, 2), ReturnMessage::kInvalid);
     bytes[0] = bytes[1] = 1;
     EXPECT_EQ(ReturnMessageType(bytes, 2), ReturnMessage::kInvalid);

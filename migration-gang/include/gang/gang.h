@@ -32,7 +32,8 @@ extern "C" {
 #define GANG_PACKET_HEADER_SIZE 44
 #define GANG_MAX_CHANNELS 64
 #define GANG_MAX_PACKET_PAGES 1024
-#define GANG_MAX_RETURN_MESSAGE 64
+#define GANG_MAX_RETURN_MESSAGE 512
+#define GANG_MAX_SAVE_PAGES 64
 
 typedef struct GangSource GangSource;
 typedef struct GangDestination GangDestination;
@@ -178,6 +179,14 @@ GANG_API void gang_source_scan(GangSource *source, const uint8_t *host, const ui
 GANG_API void gang_source_scan_done(GangSource *source);
 
 /*
+ * True: the caller asks the destination what its store, which was kept from an attempt
+ * before, holds (gang_destination_inventory() there; the answers come to
+ * gang_source_return_message()).  At each step until GANG_STEP_RUN: one member of
+ * the gang asks, and if that one ends another.  Migration thread only.
+ */
+GANG_API bool gang_source_wants_inventory(GangSource *source);
+
+/*
  * One encoded packet; buffers stay valid until the channel's next encode.  At most
  * one iovec a page, and one more.
  */
@@ -297,6 +306,22 @@ GANG_API void gang_destination_free(GangDestination *destination);
 /* Writes the greeting; returns its size. */
 GANG_API size_t gang_destination_greeting(const GangDestination *destination,
                                           uint8_t out[GANG_MAX_RETURN_MESSAGE]);
+
+/*
+ * Writes the next message that tells the source what the store holds; returns its
+ * size, 0 when the last one has been written.  One thread; takes the time to hash
+ * the pages.
+ */
+GANG_API size_t gang_destination_inventory(GangDestination *destination,
+                                           uint8_t out[GANG_MAX_RETURN_MESSAGE]);
+
+/*
+ * After a failure: puts those of `count` (at most GANG_MAX_SAVE_PAGES) pages at
+ * host + offsets[i] into the store that it does not hold yet, for another attempt.
+ * False: no more can be saved, or none at all.  Main thread.
+ */
+GANG_API bool gang_destination_save(GangDestination *destination, const uint8_t *host,
+                                    const uint64_t *offsets, size_t count, GangIsZero *is_zero);
 
 /*
  * Taking one packet apart, in this order, one thread a channel.  Any failure

@@ -85,7 +85,7 @@ class Fleet:
         self.chance = random.Random(seed)
         self.network = lan.Lan(bed.hosts, count)
         bed.closers.append(self.network.close)
-        self.gangds = [bed.gangd(host) for host in (self.hosts.a, self.hosts.b)]
+        self.gangds = [self._gangd(host) for host in (self.hosts.a, self.hosts.b)]
         self.vms = bed.guests(count, "store", memory_mb,
                               net=lambda i: f"{lan.guest_address(i)}/{lan.BITS}")
         self.at_b, self.moves, self.log = False, 0, []
@@ -196,7 +196,11 @@ class Fleet:
         for i, host in enumerate((self.hosts.a, self.hosts.b)):
             if not self.gangds[i].process.alive():
                 os.unlink(self.gangds[i].socket)  # so that the new one's can be waited for
-                self.gangds[i] = self.bed.gangd(host)
+                self.gangds[i] = self._gangd(host)
+
+    def _gangd(self, host):
+        # What is left of a gang that failed is kept for a moment, not for minutes.
+        return self.bed.gangd(host, "--store-keep", "2")
 
     # What is left behind
 

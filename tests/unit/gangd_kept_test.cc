@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the gang migration authors
+//
+// Which stores gangd keeps, for whom, and for how long.
+
+#include "gangd_process.h"
+
+#include "store.h"
+#include "testing.h"
+
+namespace gang::test {
+namespace {
+
+// A destination with one page in the store that it got.
+class Destination {
+  public:
+    Destination(const Gangd &gangd, const char *gang, const char *member, json more = json())
+        : client_(gangd.Client()) {
+        json request = DestinationJoinRequest(gang, member);
+        request.update(more.is_object() ? more : json::object());
+        client_->Send(request);
+        EXPECT_EQ(client_->Receive()["op"], "store");
+        EXPECT_TRUE(Store::Open(client_->received, &store).ok());
+    }
+    void Fill(uint32_t slot) {
+        std::vector<uint8_t> page(kPageSize, 7);
+        Hash hash;
+        EXPECT_TRUE(store->Put(slot, page.data(), &hash).ok());
+    }
+    void Leave(const char *result) { client_->Send({{"op", "leave"}, {"result", result}}); }
+    void Die() { client_->Close(); }
+
+    std::unique_ptr<Store> store;
+
+  private:
+    std::unique_ptr<RawClient> client_;
+};
+
+bool NothingKept(const Gangd &gangd) {
+    return Soon([&] {
+        const json status = gangd.Status();
+        return status["gangs"].empty() && status["kept"].empty();
+    });
+}
+
+bool OneKept(const Gangd &gangd) {
+    return Soon([&] { return gangd.Status()["kept"].size() == 1; });
+}
+
+TEST(GangdKept, StoreOfAGangThatFailedGoesToItsNextAttempt) {
+    for (const char *how : {"failed", "cancelled", "dead"}) {
+        Gangd gangd({"--store-keep", "300"});
+        Destination first(gangd, "web", "vm1"), other(gangd, "web", "vm2");
+        EXPECT_FALSE(first.store->kept());
+        EXPECT_LT(first.store->open_slots(), first.store->slots());
+        first.Fill(2);
+        other.Leave("completed");
+        std::string(how) == "dead" ? first.Die() : first.Leave(how);
+        ASSERT_TRUE(OneKept(gangd)) << how;
+        const json kept = gangd.Status()["kept"][0];
+        EXPECT_EQ(kept["gang"], "web");
+        EXPECT_EQ(kept["slots-used"], 1);
+        EXPECT_LE(kept["seconds-left"], 300);
+
+        Destination again(gangd, "web", "vm1");
+        EXPECT_TRUE(again.store->kept());
+        EXPECT_EQ(again.store->NextFilled(0), 2u);
+        EXPECT_EQ(again.store->seed(), first.store->seed());
+        EXPECT_NE(again.store->uuid(), first.store->uuid());
+        EXPECT_TRUE(gangd.Status()["kept"].empty());
+        again.Leave("completed");
+        EXPECT_TRUE(NothingKept(gangd)); // all have what they need
+    }
+}
+
+TEST(GangdKept, NothingIsKeptOfAGangThatCompletedOrHasNothing) {
+    Gangd gangd({"--store-keep", "300"});
+    Destination first(gangd, "web", "vm1"), empty(gangd, "db", "vm2");
+    first.Fill(0);
+    first.Leave("completed");
+    empty.Leave("failed");
+    EXPECT_TRUE(NothingKept(gangd));
+}
+
+TEST(GangdKept, StoreIsDroppedAndWipedWhenItsTimeIsOver) {
+    Gangd gangd({"--store-keep", "0.5"});
+    Destination first(gangd, "web", "vm1");
+    first.Fill(0);
+    first.Die();
+    EXPECT_TRUE(NothingKept(gangd));
+    EXPECT_TRUE(Soon([&] { return first.store->NextFilled(0) == first.store->slots(); }));
+    Destination again(gangd, "web", "vm1");
+    EXPECT_FALSE(again.store->kept());
+}
+
+TEST(GangdKept, OtherHashOrGangDoesNotGetIt) {
+    Gangd gangd({"--store-keep", "300"});
+    Destination first(gangd, "web", "vm1");
+    first.Fill(0);
+    first.Leave("failed");
+    ASSERT_TRUE(OneKept(gangd));
+    EXPECT_FALSE(Destination(gangd, "db", "vm1").store->kept());
+    EXPECT_TRUE(OneKept(gangd));
+    EXPECT_FALSE(Destination(gangd, "web", "vm1", {{"hash", "sha256"}}).store->kept());
+    EXPECT_TRUE(NothingKept(gangd));
+}
+
+TEST(GangdKept, WhatOnlyOneVmMayShareIsKeptForItAlone) {
+    Gangd gangd({"--store-keep", "300", "--intra-vm-only"});
+    Destination first(gangd, "web", "vm1");
+    first.Fill(0);
+    first.Leave("failed");
+    ASSERT_TRUE(OneKept(gangd));
+    EXPECT_FALSE(Destination(gangd, "web", "vm2").store->kept());
+    EXPECT_TRUE(Destination(gangd, "web", "vm1").store->kept());
+}
+
+TEST(GangdKept, Inv8_KeptStoresCountAndMakeWayForOthers) {
+    Gangd gangd({"--store-keep", "300", "--store-size", "4M", "--store-total", "6M"});
+    Destination first(gangd, "web", "vm1");
+    first.Fill(0);
+    const uint64_t whole = first.store->slots();
+    first.Leave("failed");
+    ASSERT_TRUE(OneKept(gangd));
+    Destination other(gangd, "db", "vm1");
+    EXPECT_EQ(other.store->slots(), whole);
+    EXPECT_TRUE(gangd.Status()["kept"].empty());
+}
+
+TEST(GangdKept, OperatorDropsIt) {
+    Gangd gangd({"--store-keep", "300"});
+    for (const char *gang : {"web", "db"}) {
+        Destination first(gangd, gang, "vm1");
+        first.Fill(0);
+        first.Leave("failed");
+    }
+    ASSERT_TRUE(Soon([&] { return gangd.Status()["kept"].size() == 2; }));
+    std::unique_ptr<ControlClient> client;
+    GANG_OK(ControlClient::Connect(gangd.socket, kSoonMs, &client));
+    GANG_OK(client->Hello("test", false, kSoonMs));
+    uint64_t dropped = 9;
+    GANG_OK(client->Forget("other", &dropped, kSoonMs));
+    EXPECT_EQ(dropped, 0u);
+    GANG_OK(client->Forget("web", &dropped, kSoonMs));
+    EXPECT_EQ(dropped, 1u);
+    GANG_OK(client->Forget("", &dropped, kSoonMs));
+    EXPECT_EQ(dropped, 1u);
+    EXPECT_TRUE(NothingKept(gangd));
+}
+
+TEST(GangdKept, PagesThatOnlyOneVmHadAreNotSavedIfToldSo) {
+    Gangd gangd({"--store-keep", "300", "--keep-shared-only"});
+    Destination first(gangd, "web", "vm1");
+    EXPECT_EQ(first.store->open_slots(), first.store->slots());
+}
+
+} // namespace
+} // namespace gang::test
