@@ -266,7 +266,7 @@ class Rejoin : public testing::Test {
         return request;
     }
 
-    Gangd gangd_;
+    Gangd gangd_{{"--max-ram", "1G", "--max-total-ram", "1G"}};
     Fd directory_fd_, store_fd_;
     std::unique_ptr<Directory> directory_;
     std::unique_ptr<Store> store_;
@@ -390,7 +390,7 @@ TEST_F(Rejoin, LargerSegmentsThanItWouldMakeAreRefused) {
     DirectoryConfig config;
     ASSERT_TRUE(FromHex(std::string(32, 'a'), &config.store_uuid));
     ASSERT_TRUE(FromHex(std::string(32, '5'), &config.seed));
-    config.gang_pages = uint64_t{1} << 35;
+    config.gang_pages = uint64_t{1} << 20; // 4 GiB
     config.store_slots = 1024;
     GANG_OK(Directory::Create(config, directory.out()));
     EXPECT_EQ(Say(source_, directory.get()), "limit") << why_;
