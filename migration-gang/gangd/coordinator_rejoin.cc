@@ -165,10 +165,9 @@ Refusal Coordinator::RejoinSource(Peer *peer, uint64_t pid, const json &request,
                        " of the directory is another one, or was given up");
     }
     if (existing != sources_.end() &&
-        std::any_of(existing->second->members.begin(), existing->second->members.end(),
-                    [&](const auto &m) {
-                        return m->peer && m->granted == share && m->index == record;
-                    })) {
+        std::any_of(
+            existing->second->members.begin(), existing->second->members.end(),
+            [&](const auto &m) { return m->peer && m->granted == share && m->index == record; })) {
         return {"exists", "gang " + id + " has a member number " + std::to_string(index)};
     }
     Gang *gang;

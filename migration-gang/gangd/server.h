@@ -60,7 +60,8 @@ class Server : public Connection::Owner {
     // *fatal: a refusal ends the connection.
     // `fd` stays the caller's.
     Refusal Handle(Connection *connection, const nlohmann::json &request, int fd, bool *fatal);
-    Refusal Join(Connection *connection, const std::string &op, const nlohmann::json &request, int fd);
+    Refusal Join(Connection *connection, const std::string &op, const nlohmann::json &request,
+                 int fd);
     void ArmTick();
     void Reap();
     void Announce(); // to the service manager

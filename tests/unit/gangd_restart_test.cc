@@ -93,7 +93,8 @@ json Wait(const Gangd &gangd, size_t members, const char *state = "alive") {
             }
         }
         return false;
-    })) << gangd.Status() << gangd.log();
+    })) << gangd.Status()
+        << gangd.log();
     return found;
 }
 
@@ -266,7 +267,7 @@ class Rejoin : public testing::Test {
         return request;
     }
 
-    Gangd gangd_;
+    Gangd gangd_{{"--max-ram", "1G", "--max-total-ram", "1G"}};
     Fd directory_fd_, store_fd_;
     std::unique_ptr<Directory> directory_;
     std::unique_ptr<Store> store_;
@@ -282,13 +283,15 @@ TEST_F(Rejoin, WhatAnHonestMemberHandsBackIsTaken) {
 }
 
 TEST_F(Rejoin, FieldsAreCheckedAsThoseOfAJoin) {
-    const std::vector<json> bad = {
-        {{"gang", "a/b"}},     {{"member", ""}},        {{"members", 0}},
-        {{"members", 129}},    {{"page-size", 65536}},  {{"store", "zz"}},
-        {{"seed", 5}},         {{"hash", "md5"}},       {{"slots", -1}},
-        {{"ram-pages", 0}},    {{"channels", 65}},      {{"index", 128}},
-        {{"index", -1}},       {{"joined", 129}},       {{"missing", "none"}},
-        {{"ram-pages", UINT64_MAX}}, {{"index", nullptr}}};
+    const std::vector<json> bad = {{{"gang", "a/b"}},      {{"member", ""}},
+                                   {{"members", 0}},       {{"members", 129}},
+                                   {{"page-size", 65536}}, {{"store", "zz"}},
+                                   {{"seed", 5}},          {{"hash", "md5"}},
+                                   {{"slots", -1}},        {{"ram-pages", 0}},
+                                   {{"channels", 65}},     {{"index", 128}},
+                                   {{"index", -1}},        {{"joined", 129}},
+                                   {{"missing", "none"}},  {{"ram-pages", UINT64_MAX}},
+                                   {{"index", nullptr}}};
     for (const json &change : bad) {
         EXPECT_NE(Say(With(source_, change), directory_fd_.get()), "rejoined") << change;
     }
@@ -320,18 +323,18 @@ TEST_F(Rejoin, WhatIsNoSegmentIsRefused) {
     };
     int pipe_fds[2];
     ASSERT_EQ(pipe(pipe_fds), 0);
-    const Case cases[] = {{"nothing", -1},
-                          {"a pipe", pipe_fds[0]},
-                          {"a file", open("/proc/self/status", O_RDONLY | O_CLOEXEC)},
-                          {"a directory", open("/", O_RDONLY | O_CLOEXEC)},
-                          {"a socket", socket(AF_UNIX, SOCK_STREAM, 0)},
-                          {"memory that can shrink", memory(F_SEAL_GROW | F_SEAL_SEAL, 1 << 20)},
-                          {"memory whose seals can change",
-                           memory(F_SEAL_SHRINK | F_SEAL_GROW, 1 << 20)},
-                          {"memory that cannot be wiped", memory(kSeals | F_SEAL_WRITE, 1 << 20)},
-                          {"empty memory", memory(kSeals, 0)},
-                          {"zeros", memory(kSeals, 1 << 20)},
-                          {"more than there are addresses", memory(kSeals, uint64_t{1} << 62)}};
+    const Case cases[] = {
+        {"nothing", -1},
+        {"a pipe", pipe_fds[0]},
+        {"a file", open("/proc/self/status", O_RDONLY | O_CLOEXEC)},
+        {"a directory", open("/", O_RDONLY | O_CLOEXEC)},
+        {"a socket", socket(AF_UNIX, SOCK_STREAM, 0)},
+        {"memory that can shrink", memory(F_SEAL_GROW | F_SEAL_SEAL, 1 << 20)},
+        {"memory whose seals can change", memory(F_SEAL_SHRINK | F_SEAL_GROW, 1 << 20)},
+        {"memory that cannot be wiped", memory(kSeals | F_SEAL_WRITE, 1 << 20)},
+        {"empty memory", memory(kSeals, 0)},
+        {"zeros", memory(kSeals, 1 << 20)},
+        {"more than there are addresses", memory(kSeals, uint64_t{1} << 62)}};
     for (const Case &c : cases) {
         refused(c.fd, c.what);
         close(c.fd);
@@ -390,7 +393,7 @@ TEST_F(Rejoin, LargerSegmentsThanItWouldMakeAreRefused) {
     DirectoryConfig config;
     ASSERT_TRUE(FromHex(std::string(32, 'a'), &config.store_uuid));
     ASSERT_TRUE(FromHex(std::string(32, '5'), &config.seed));
-    config.gang_pages = uint64_t{1} << 35;
+    config.gang_pages = uint64_t{1} << 20; // 4 GiB
     config.store_slots = 1024;
     GANG_OK(Directory::Create(config, directory.out()));
     EXPECT_EQ(Say(source_, directory.get()), "limit") << why_;
