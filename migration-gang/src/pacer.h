@@ -95,7 +95,7 @@ class Turns {
 class BulkPlaces {
   public:
     // That one waits for others which should go first but have not begun.
-    static constexpr uint64_t kCourtesyMs = 1000;
+    static constexpr uint64_t kCourtesyMs = 2000;
 
     BulkPlaces(Board *board, uint32_t index) : board_(board), index_(index) {}
     // Whether this member may be in its first round.
@@ -114,7 +114,7 @@ class BulkPlaces {
 // One member's.  Used by its migration thread.
 class Pacer {
   public:
-    static constexpr uint64_t kPatienceMs = 1000; // with a heart that stands still
+    static constexpr uint64_t kPatienceMs = 2000; // with a heart that stands still
     static constexpr uint64_t kQuietMs = 500;     // for others to become quiet
 
     struct State {

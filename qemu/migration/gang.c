@@ -555,7 +555,11 @@ MigGangStep migration_gang_iterate(MigrationState *s)
         return MIG_GANG_READY;
     }
     if (!gang_out.running) {
-        return gang_start(s);
+        MigGangStep step = gang_start(s);
+
+        if (step != MIG_GANG_READY) {
+            return step;
+        }
     }
     gang_aim_below_limit(s);
     gang_source_set_progress(gang_out.source, false,

@@ -115,7 +115,7 @@ TEST_F(Budgets, Invariant4_ADeadMemberHoldsNoBudget) {
     dead.runs = stopped.runs = false;
     board_->SetState(dead.index, MemberState::kDead);
     const uint64_t before = a.state.wire_bytes;
-    Run(10'000); // `stopped` counts for a second
+    Run(10'000); // `stopped` counts for two seconds
     EXPECT_GE(a.state.wire_bytes - before, 110 * kMb);
 }
 
@@ -153,7 +153,7 @@ class TurnsTest : public PacerTest {
   protected:
     void SetUp() override {
         PacerTest::SetUp();
-        board_->header().turn_ms = 2000;
+        board_->header().turn_ms = 3000;
     }
     Vm &AddConverging(uint64_t away) {
         Vm &vm = Add(away);
@@ -214,7 +214,7 @@ TEST_F(TurnsTest, Invariant4_WhoDiesOrStandsStillLosesIt) {
     Run(50);
     ASSERT_FALSE(other.pace.send);
     a.runs = false;
-    Run(1100); // its heart
+    Run(2100); // its heart
     EXPECT_TRUE(other.pace.send);
     a.runs = true; // was only stopped: asks again, and gets it
     Run(50);
@@ -325,7 +325,7 @@ TEST_F(PlacesTest, Invariant4_ADeadOrStoppedMemberFreesItsPlace) {
     Run(20);
     ASSERT_TRUE(first.pace.send && !second.pace.send);
     first.runs = false; // stopped
-    Run(1200);
+    Run(2200);
     EXPECT_TRUE(second.pace.send);
     first.runs = true; // goes on: its place is another's
     Run(20);

@@ -261,7 +261,7 @@ typedef struct GangPace {
 /*
  * What the gang's bandwidth, turns and order allow; see pacer.h.  Does not wait.
  * Migration thread only, at least ten times a second: a member that does not ask for
- * a second counts as stopped, unless its channels send.
+ * two seconds counts as stopped, unless its channels send.
  */
 GANG_API void gang_source_pace(GangSource *source, const GangPaceState *state, GangPace *pace);
 /* Gives the turn back.  Migration thread only. */
