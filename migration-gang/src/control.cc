@@ -349,6 +349,9 @@ Status ControlClient::JoinSource(const SourceJoin &join, int timeout_ms) {
                     {"ram-pages", join.ram_pages},
                     {"channels", join.channels},
                     {"board", true}};
+    if (join.policy) {
+        request["policy"] = join.policy;
+    }
     return Send(request, timeout_ms);
 }
 

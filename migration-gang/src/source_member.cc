@@ -116,6 +116,7 @@ Status SourceMember::Join() {
     join.slots = greeting_.slots;
     join.ram_pages = config_.ram_pages;
     join.channels = config_.channels;
+    join.policy = SwitchoverPolicyName(config_.policy);
     return control_->JoinSource(join, kSendTimeoutMs);
 }
 
@@ -157,6 +158,20 @@ void SourceMember::OpenBoard() {
     if (config_.max_bandwidth) {
         SetMaxBandwidth(config_.max_bandwidth);
     }
+    if (config_.policy != SwitchoverPolicy::kIndependent) {
+        switchover_ =
+            std::make_unique<Switchover>(board_.get(), grant_.board_index, config_.policy);
+        switchover_shared_.store(switchover_.get(), std::memory_order_release);
+    }
+}
+
+// Who cannot see the others must not leave where they may stay.
+Status SourceMember::CheckPolicy() const {
+    if (config_.policy == SwitchoverPolicy::kAllOrNothing && !switchover_) {
+        return {Code::kInvalid, "gang-policy=all-or-nothing needs the coordinator, which went away "
+                                "before the gang had started: start gangd and the gang again"};
+    }
+    return Status::Ok();
 }
 
 // Any thread that does something for this migration.
@@ -225,6 +240,7 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
         if (status.ok() && ready) {
             SetPhase(Phase::kMigrating, "migrating");
             state_ = State::kRun;
+            return CheckPolicy();
         }
         break;
     case State::kRun:
@@ -235,7 +251,7 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
         // Invariant 4: no migration stops for want of a coordinator.
         SetPhase(Phase::kMigrating, "migrating");
         state_ = State::kRun;
-        return Status::Ok();
+        return CheckPolicy();
     }
     return status;
 }
@@ -396,6 +412,10 @@ void SourceMember::Leave(LeaveResult result) {
     if (directory_) {
         // Said here too: gangd may be gone, and others must not wait.
         directory_->SetMemberState(grant_.index, MemberState::kLeft);
+    }
+    if (switchover_ && result != LeaveResult::kCompleted) {
+        switchover_->GiveUp(result == LeaveResult::kCancelled ? GiveUpReason::kCancelled
+                                                              : GiveUpReason::kFailed);
     }
     ReleaseTurn();
     if (board_) {
