@@ -125,6 +125,8 @@ class Cell:
                                os.path.join(self.bed.rundir, "gangctl.log"),
                                netns=self.hosts.a.netns)
         self.bed.closers.append(self.gangctl.end)
+        for member in self.members:  # "completed" is of how it came here
+            wait_for(lambda: member.source.status() in ("setup", "active"), 30, "the start")
 
     def begin(self, rate):
         """Both are on their way, each at this rate."""
@@ -138,8 +140,6 @@ class Cell:
         """By gangctl, which starts both: neither has reached the other host yet."""
         self.hosts.unplug(True)
         self.start_gangctl(FAST)
-        for member in self.members:
-            wait_for(lambda: member.source.status() in ("setup", "active"), 30, "the start")
 
     def wait_phase(self, member, phase):
         wait_for(lambda: phase_of(member.source) == phase, 60,
