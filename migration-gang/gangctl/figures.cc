@@ -97,6 +97,28 @@ void TakeGangFigures(const json &gang, Vm *vm) {
     GetUint(gang, "patched-pages", INT64_MAX, &vm->patched_pages);
     GetUint(gang, "delta-pages", INT64_MAX, &vm->delta_pages);
     GetUint(gang, "saved-bytes", INT64_MAX, &vm->saved_bytes);
+    GetUint(gang, "stopped-at", INT64_MAX, &vm->stopped_us);
+    auto late = gang.find("late");
+    vm->late = late != gang.end() && *late == true;
+}
+
+Skew SkewOf(const Vms &vms) {
+    Skew skew;
+    uint64_t first = UINT64_MAX, last = 0;
+    for (const auto &vm : vms) {
+        if (vm->stopped_us == 0) {
+            continue;
+        }
+        if (vm->late) {
+            skew.late++;
+            continue;
+        }
+        skew.stopped++;
+        first = std::min(first, vm->stopped_us);
+        last = std::max(last, vm->stopped_us);
+    }
+    skew.ms = skew.stopped ? static_cast<double>(last - first) / 1000 : 0;
+    return skew;
 }
 
 GangFigures GangMeter::Look(const Vms &vms) {

@@ -38,6 +38,14 @@ class GangMeter {
     double percent_ = 0;
 };
 
+// When VMs of a gang that does not move independently were stopped.
+struct Skew {
+    size_t stopped = 0; // together
+    size_t late = 0;    // by themselves, when the others had not waited for them
+    double ms = 0;      // between the first that stopped together and the last
+};
+Skew SkewOf(const Vms &vms);
+
 // The same as JSON: members of an event.
 nlohmann::json FiguresJson(const Vm &vm);
 nlohmann::json FiguresJson(const GangFigures &gang);

@@ -39,7 +39,7 @@ Examples:
 
 A plan:
   {"gang": "web", "compression": "zstd", "level": 1, "channels": 2,
-   "max_bandwidth": 0, "downtime_limit": 300,
+   "max_bandwidth": 0, "downtime_limit": 300, "policy": "independent",
    "gang_max_bandwidth": 0, "bulk_members": 0, "turn_limit": 5000,
    "patience": 0, "stuck": "throttle",
    "source_coordinator": "/run/gang/gangd.sock",
@@ -110,6 +110,7 @@ gang::Status Assemble(const CLI::App &command, const Arguments &arguments, gangc
     take("--source-coordinator", &Plan::source_coordinator);
     take("--destination-coordinator", &Plan::destination_coordinator);
     take("--compression", &Plan::compression);
+    take("--policy", &Plan::policy);
     take("--level", &Plan::level);
     take("--channels", &Plan::channels);
     take("--max-bandwidth", &Plan::max_bandwidth);
@@ -133,8 +134,7 @@ gang::Status Assemble(const CLI::App &command, const Arguments &arguments, gangc
 void AddCoding(CLI::App *command, Plan *plan) {
     command->add_option("--compression", plan->compression, "zstd or none")->capture_default_str();
     command->add_option("--level", plan->level, "Level of zstd, 1 to 20")->capture_default_str();
-    command->add_option("--channels", plan->channels, "Channels of each VM")
-        ->capture_default_str();
+    command->add_option("--channels", plan->channels, "Channels of each VM")->capture_default_str();
 }
 
 // What holds for the whole gang.
@@ -178,6 +178,10 @@ void AddPlanOptions(CLI::App *command, Arguments *arguments, bool migrate) {
                      "gangd's socket on the destination host")
         ->capture_default_str();
     AddCoding(command, &plan);
+    command
+        ->add_option("--policy", plan.policy,
+                     "When the VMs stop, and leave: independent, together or all-or-nothing")
+        ->capture_default_str();
     command
         ->add_option("--max-bandwidth", plan.max_bandwidth,
                      "Bytes a second for each VM (0: no limit)")

@@ -43,6 +43,7 @@ json Parameters(const Plan &plan, const VmPlan &vm, bool source) {
     if (source) {
         parameters["max-bandwidth"] = plan.max_bandwidth ? plan.max_bandwidth : kUnlimited;
         parameters["downtime-limit"] = plan.downtime_limit;
+        parameters["gang-policy"] = plan.policy;
         // What is not asked for is not said: an older QEMU does not know it.
         if (vm.priority) {
             parameters["gang-priority"] = vm.priority;
@@ -80,6 +81,21 @@ void Prepare(const Plan &plan, Vm *vm) {
     }
     if (!status.ok()) {
         Fail(vm, status);
+    }
+}
+
+// A gang that moves all-or-nothing does not start without one of its VMs.
+void StartAllOrNone(const Plan &plan, Vms *vms) {
+    auto failed = std::find_if(vms->begin(), vms->end(),
+                               [](const auto &vm) { return vm->outcome == Outcome::kFailed; });
+    if (plan.policy != "all-or-nothing" || failed == vms->end()) {
+        return;
+    }
+    for (auto &vm : *vms) {
+        if (vm->outcome == Outcome::kPending) {
+            Fail(vm.get(), {gang::Code::kInvalid, "not started, as " + (*failed)->plan.name +
+                                                      " cannot be (all-or-nothing)"});
+        }
     }
 }
 
@@ -268,6 +284,7 @@ int Migrate(const Plan &plan, uint64_t timeout_s, Progress *progress) {
             Prepare(plan, vm.get());
         }
     }
+    StartAllOrNone(plan, &vms);
     if (!interrupts) {
         if (Status status = Announce(plan, &vms); !status.ok()) {
             const bool asked = plan.gang_max_bandwidth || plan.bulk_members || plan.turn_limit;

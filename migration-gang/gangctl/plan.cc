@@ -16,6 +16,7 @@
 
 #include "control_message.h"
 #include "pacer.h"
+#include "switchover.h"
 
 namespace gangctl {
 
@@ -104,6 +105,7 @@ Status ParsePlan(const std::string &text, Plan *plan) {
                               {"source_coordinator", &plan->source_coordinator},
                               {"destination_coordinator", &plan->destination_coordinator},
                               {"compression", &plan->compression},
+                              {"policy", &plan->policy},
                               {"stuck", &plan->stuck}},
                              {{"level", &plan->level},
                               {"channels", &plan->channels},
@@ -194,6 +196,10 @@ Status CheckPlan(const Plan &plan, Need need) {
     }
     if (plan.compression != "zstd" && plan.compression != "none") {
         return Invalid("compression is 'zstd' or 'none', not '" + plan.compression + "'");
+    }
+    if (gang::SwitchoverPolicy policy; !gang::SwitchoverPolicyFromName(plan.policy, &policy)) {
+        return Invalid("policy is 'independent', 'together' or 'all-or-nothing', not '" +
+                       plan.policy + "'");
     }
     if (plan.level < 1 || plan.level > 20) {
         return Invalid("level is 1 to 20");

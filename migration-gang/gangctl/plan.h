@@ -29,6 +29,7 @@ struct Plan {
     std::string source_coordinator; // path on the source host
     std::string destination_coordinator;
     std::string compression = "zstd";
+    std::string policy = "independent"; // of the switchover, as QEMU's gang-policy
     uint64_t level = 1;
     uint64_t channels = 2;
     uint64_t max_bandwidth = 0;    // bytes a second of one VM; 0: no limit

@@ -62,9 +62,8 @@ std::string Figures(double percent, uint64_t wire, uint64_t saved, uint64_t left
                     double dirty, int64_t left_ms) {
     return fmt::format("{:5.1f} %  {:>10} sent  {:>10} saved  {:>10} left  {:>10}/s  {:>10}/s "
                        "dirty  {}",
-                       percent, Bytes(static_cast<double>(wire)),
-                       Bytes(static_cast<double>(saved)), Bytes(static_cast<double>(left)),
-                       Bytes(rate), Bytes(dirty), ToGo(left_ms));
+                       percent, Bytes(static_cast<double>(wire)), Bytes(static_cast<double>(saved)),
+                       Bytes(static_cast<double>(left)), Bytes(rate), Bytes(dirty), ToGo(left_ms));
 }
 
 std::string Figures(const Vm &vm) {
@@ -93,6 +92,9 @@ void PrintTable(const Vms &vms, const std::string &result) {
         if (!vm->error.empty()) {
             fmt::print("{}: {}\n", vm->plan.name, Plain(vm->error));
         }
+    }
+    if (Skew skew = SkewOf(vms); skew.stopped + skew.late) {
+        fmt::print("{} VMs stopped within {:.1f} ms, {} later\n", skew.stopped, skew.ms, skew.late);
     }
     fmt::print("gang {}: {} on the wire\n", result, Bytes(static_cast<double>(wire)));
 }
@@ -162,7 +164,12 @@ class JsonLines : public Progress {
                             {"at", vm->at},
                             {"run_state", vm->run_state}});
         }
-        Put({{"result", result}, {"vms", list}});
+        json end = {{"result", result}, {"vms", list}};
+        if (Skew skew = SkewOf(vms); skew.stopped + skew.late) {
+            end["switchover"] = {
+                {"stopped", skew.stopped}, {"late", skew.late}, {"skew_ms", skew.ms}};
+        }
+        Put(end);
     }
 
   private:
@@ -191,11 +198,11 @@ class Bars : public Progress {
         auto line = [&](const std::string &name, const std::string &phase, double percent,
                         uint64_t wire, double rate, uint64_t left, const std::string &last) {
             auto full = static_cast<size_t>(percent / 100 * static_cast<double>(bar));
-            std::string text = fmt::format(
-                "{:<10.10} {:<10.10} [{}{}] {:5.1f}% {:>6} {:>6}/s {:>6} left {}", name,
-                Plain(phase), std::string(full, '#'), std::string(bar - full, '.'), percent,
-                ShortBytes(static_cast<double>(wire)), ShortBytes(rate),
-                ShortBytes(static_cast<double>(left)), last);
+            std::string text =
+                fmt::format("{:<10.10} {:<10.10} [{}{}] {:5.1f}% {:>6} {:>6}/s {:>6} left {}", name,
+                            Plain(phase), std::string(full, '#'), std::string(bar - full, '.'),
+                            percent, ShortBytes(static_cast<double>(wire)), ShortBytes(rate),
+                            ShortBytes(static_cast<double>(left)), last);
             // A line that wraps could not be found again.
             out += text.substr(0, width - 1) + "\x1b[K\n";
         };

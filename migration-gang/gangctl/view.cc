@@ -64,6 +64,13 @@ std::string SourceTable(const json &gang) {
     std::string out = fmt::format("gang {} (source): {}, {} of {} members listed\n",
                                   Text(gang, "gang"), Text(gang, "phase"),
                                   List(gang, "members").size(), Number(gang, "members-expected"));
+    if (auto it = gang.find("switchover");
+        it != gang.end() && it->is_object() && Text(*it, "policy") != "independent") {
+        out += fmt::format("  {}: {} ready, {} stopped within {:.1f} ms, {} later{}\n",
+                           Text(*it, "policy"), Number(*it, "ready"), Number(*it, "stopped"),
+                           static_cast<double>(Number(*it, "skew-us")) / 1000, Number(*it, "late"),
+                           it->contains("decision") ? ", " + Text(*it, "decision") : "");
+    }
     std::string missing;
     for (const json &name : List(gang, "missing")) {
         missing += (missing.empty() ? "" : ", ") +
@@ -86,10 +93,10 @@ std::string SourceTable(const json &gang) {
                            Bytes(Number(store, "directory-bytes")), Number(store, "entries-used"),
                            Number(store, "slots-taken"), Number(store, "slots"));
     }
-    out += fmt::format(
-        "  {:<16} {:>8} {:<10} {:<11} {:>6} {:>10} {:>9} {:>9} {:>9} {:>10} {:>11}\n", "member",
-        "pid", "state", "phase", "done", "remaining", "zero", "literal", "published", "referenced",
-        "sent");
+    out +=
+        fmt::format("  {:<16} {:>8} {:<10} {:<11} {:>6} {:>10} {:>9} {:>9} {:>9} {:>10} {:>11}\n",
+                    "member", "pid", "state", "phase", "done", "remaining", "zero", "literal",
+                    "published", "referenced", "sent");
     for (const json &m : List(gang, "members")) {
         double done = static_cast<double>(Number(m, "progress-permille")) / 10;
         out += fmt::format("  {:<16} {:>8} {:<10} {:<11} {:>5.1f}% {:>10} {:>9} {:>9} {:>9} {:>10} "

@@ -42,14 +42,16 @@ struct Vm {
     uint64_t total_ms = 0, downtime_ms = 0;
     uint64_t zero_pages = 0, literal_pages = 0, published_pages = 0, referenced_pages = 0;
     uint64_t patched_pages = 0, delta_pages = 0;
-    uint64_t saved_bytes = 0;  // size of the pages sent less what they took on the wire
-    uint64_t done_bytes = 0;   // memory sent in whatever form, zero and again too
-    uint64_t round = 0;        // of precopy
-    double rate = 0;           // bytes a second on the wire, smoothed
-    double memory_rate = 0;    // of done_bytes, smoothed
-    double dirty_rate = 0;     // bytes a second that the guest writes
-    double reached = 0;        // highest percentage so far
-    int64_t left_ms = -1;      // until the end at these rates; -1: they do not tell
+    uint64_t stopped_us = 0;  // when, by the source host's monotonic clock; 0: not told
+    bool late = false;        // the others of a gang that stops together did not wait
+    uint64_t saved_bytes = 0; // size of the pages sent less what they took on the wire
+    uint64_t done_bytes = 0;  // memory sent in whatever form, zero and again too
+    uint64_t round = 0;       // of precopy
+    double rate = 0;          // bytes a second on the wire, smoothed
+    double memory_rate = 0;   // of done_bytes, smoothed
+    double dirty_rate = 0;    // bytes a second that the guest writes
+    double reached = 0;       // highest percentage so far
+    int64_t left_ms = -1;     // until the end at these rates; -1: they do not tell
 
     // What the source has been asked and not answered yet.
     enum class Asked {

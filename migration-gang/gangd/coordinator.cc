@@ -138,7 +138,8 @@ Refusal Coordinator::Admit(Gangs *gangs, Peer *peer, uint64_t pid, const json &r
 }
 
 Refusal Coordinator::CheckSource(Peer *peer, uint64_t pid, const json &request,
-                                 uint64_t *members_out, gang::DirectoryConfig *share_out) const {
+                                 uint64_t *members_out, gang::DirectoryConfig *share_out,
+                                 gang::SwitchoverPolicy *policy) const {
     uint64_t members = 0, slots = 0, filled = 0, ram_pages = 0, channels = 0;
     std::string store, seed, hash, id, name;
     gang::DirectoryConfig share;
@@ -176,11 +177,16 @@ Refusal Coordinator::CheckSource(Peer *peer, uint64_t pid, const json &request,
             return refusal;
         }
     }
+    if (Refusal refusal = ReadPolicy(existing != sources_.end() ? existing->second.get() : nullptr,
+                                     request, policy)) {
+        return refusal;
+    }
     if (Refusal refusal = CheckStores(existing != sources_.end() ? existing->second.get() : nullptr,
                                       name, share.store_uuid)) {
         return refusal;
     }
     share.store_slots = slots;
+    share.kept = filled != 0;
     share.gang_pages = ram_pages;
     *members_out = members;
     *share_out = share;
@@ -190,7 +196,8 @@ Refusal Coordinator::CheckSource(Peer *peer, uint64_t pid, const json &request,
 Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, uint64_t now_ms) {
     uint64_t members = 0;
     gang::DirectoryConfig share;
-    if (Refusal refusal = CheckSource(peer, pid, request, &members, &share)) {
+    gang::SwitchoverPolicy policy;
+    if (Refusal refusal = CheckSource(peer, pid, request, &members, &share, &policy)) {
         return refusal;
     }
     Gang *gang;
@@ -202,6 +209,7 @@ Refusal Coordinator::JoinSource(Peer *peer, uint64_t pid, const json &request, u
     member->wants_board = request.value("board", json()) == true;
     if (gang->expected == 0) {
         gang->expected = members;
+        gang->policy = policy;
         TakeAnnounced(gang, now_ms);
         gang->deadline_ms = now_ms + limits_.barrier_ms;
     }
@@ -227,6 +235,9 @@ void Coordinator::Complete(Gang *gang, uint64_t now_ms) {
         const std::string names = MissingText(*gang);
         spdlog::warn("gang {}: goes on with {} of {} members{}{}", gang->id, gang->joined,
                      gang->expected, names.empty() ? "" : "; missing: ", names);
+    }
+    if (RefuseIncomplete(gang)) {
+        return;
     }
     for (const auto &m : gang->members) {
         if (m->peer) {
@@ -291,6 +302,7 @@ void Coordinator::GrantBoard(Gang *gang, Member *member) {
             status = gang::Board::Open(gang->board_fd, &gang->board);
         }
         if (status.ok()) {
+            SetUpPolicy(gang);
             gang->board->header().turn_ms = limits_.turn_ms;
             gang->board->header().bulk_limit = limits_.bulk_members;
             ApplyOrder(gang);
@@ -492,8 +504,9 @@ Refusal Coordinator::JoinDestination(Peer *peer, uint64_t pid, const json &reque
 }
 
 // Nobody who lives is a member any more: what was shared is wiped, though some
-// process may still have it.  (When gangd itself ends nothing is: its members go
-// on with what they have.)
+// process may still have it.  (Not the board: it has no contents, and whoever was
+// taken for gone and is not must find there what the gang has decided.  And when gangd
+// itself ends nothing is: its members go on with what they have.)
 void Coordinator::End(Gang *gang) {
     for (auto &[uuid, share] : gang->shares) {
         if (share && share->directory->slots_taken()) {
@@ -506,10 +519,6 @@ void Coordinator::End(Gang *gang) {
             share->directory.reset();
             wipe_(std::exchange(share->fd, -1));
         }
-    }
-    if (gang->board_fd >= 0 && wipe_) {
-        gang->board.reset();
-        wipe_(std::exchange(gang->board_fd, -1));
     }
     if (gang->store_fd >= 0 && wipe_) {
         gang->store.reset();
@@ -535,6 +544,7 @@ bool Coordinator::Remove(Gangs *gangs, Peer *peer, const char *state, bool said)
                                                            : gang::MemberState::kDead);
             }
             spdlog::info("gang {}: {} leaves ({})", gang->id, m->name, state);
+            MemberGone(gang, *m, said);
             if (Alive(*gang) == 0) {
                 spdlog::info("gang {}: ends", gang->id);
                 if (gangs != &destinations_ || !Keep(it->first, gang)) {

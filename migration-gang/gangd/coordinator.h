@@ -26,6 +26,7 @@
 #include "layout.h"
 #include "pacer.h"
 #include "store.h"
+#include "switchover.h"
 
 namespace gangd {
 
@@ -38,6 +39,8 @@ struct Limits {
     uint64_t store_total = 0;      // capacity of all stores together
     uint64_t mirror_bytes = 0;     // of pages an outgoing gang keeps for deltas; 0: no deltas
     uint64_t barrier_ms = 60000;   // how long members wait for each other
+    uint64_t ready_ms = gang::kDefaultReadyMs;     // ... when they are near their end
+    uint64_t stopped_ms = gang::kDefaultStoppedMs; // ... and with their VMs stopped
     uint64_t max_gangs = 64;       // of both roles together
     uint64_t max_user_gangs = 48;  // of those, of one user who is not root
     uint64_t max_member_pages = 0; // RAM one member, or one process, may claim
@@ -172,6 +175,9 @@ class Coordinator {
         Order order; // what of it is not applied yet
         int board_fd = -1;
         std::unique_ptr<gang::Board> board; // made with the first share
+        gang::SwitchoverPolicy policy = gang::SwitchoverPolicy::kIndependent;
+        bool refused = false; // it could not be whole
+        bool told = false;    // the log has it that it was given up
         // Destination:
         int store_fd = -1;
         std::unique_ptr<gang::Store> store;
@@ -193,7 +199,8 @@ class Coordinator {
 
     // What a member at the source says of itself, and whether it may come.
     Refusal CheckSource(Peer *peer, uint64_t pid, const nlohmann::json &request,
-                        uint64_t *members_out, gang::DirectoryConfig *share_out) const;
+                        uint64_t *members_out, gang::DirectoryConfig *share_out,
+                        gang::SwitchoverPolicy *policy) const;
     // `key`: in `gangs`; empty: the gang's own.
     Refusal Admit(Gangs *gangs, Peer *peer, uint64_t pid, const nlohmann::json &request,
                   Gang **gang, Member **member, std::string key = {});
@@ -210,6 +217,13 @@ class Coordinator {
     Refusal CheckMembers(const Gang &gang, const std::string &name, uint64_t members) const;
     Refusal CheckStores(const Gang *gang, const std::string &name, const gang::Uuid &store) const;
     Refusal CheckRam(uint64_t pid, uint64_t pages) const;
+    // coordinator_policy.cc
+    static Refusal ReadPolicy(const Gang *gang, const nlohmann::json &request,
+                              gang::SwitchoverPolicy *policy);
+    static bool RefuseIncomplete(Gang *gang);
+    void SetUpPolicy(Gang *gang) const;
+    static void MemberGone(Gang *gang, const Member &member, bool said);
+    static nlohmann::json PolicyStatus(const Gang &gang);
     void TakeAnnounced(Gang *gang, uint64_t now_ms);
     void ApplyOrder(Gang *gang);
     static std::vector<std::string> Missing(const Gang &gang);

@@ -100,7 +100,10 @@ Refusal Coordinator::TakeBackShare(const gang::DirectoryConfig &claim, int fd,
     gang::DirectoryConfig largest;
     largest.gang_pages = std::min(kMaxGangPages, limits_.max_total_pages);
     largest.store_slots = claim.store_slots;
-    const uint64_t slots = largest.gang_pages + uint64_t{gang::kMaxChannels} * gang::kChunkSlots;
+    largest.kept = claim.kept;
+    const uint64_t slots =
+        claim.kept ? claim.store_slots
+                   : largest.gang_pages + uint64_t{gang::kMaxChannels} * gang::kChunkSlots;
     if (d.size() > gang::Directory::SizeFor(largest) ||
         d.slots() > std::min(slots, claim.store_slots)) {
         return {"limit", "the directory that is handed back is larger than max-total-ram and its "
@@ -120,7 +123,8 @@ Refusal Coordinator::TakeBackShare(const gang::DirectoryConfig &claim, int fd,
 Refusal Coordinator::RejoinSource(Peer *peer, uint64_t pid, const json &request, int fd) {
     uint64_t members = 0, index = 0, joined = 0, missing = 0;
     gang::DirectoryConfig claim;
-    if (Refusal refusal = CheckSource(peer, pid, request, &members, &claim)) {
+    gang::SwitchoverPolicy policy;
+    if (Refusal refusal = CheckSource(peer, pid, request, &members, &claim, &policy)) {
         return refusal;
     }
     if (!gang::GetUint(request, "index", gang::kMaxMembers - 1, &index) ||
@@ -186,6 +190,7 @@ Refusal Coordinator::RejoinSource(Peer *peer, uint64_t pid, const json &request,
                  member->pid);
     if (gang->expected == 0) {
         gang->expected = members;
+        gang->policy = policy;
     }
     if (!gang->complete) {
         // Its barriers have fallen; who came here meanwhile is late, and gets what is there.

@@ -134,6 +134,7 @@ json Coordinator::GangStatus(const Gang &gang) {
                    {"members-expected", gang.expected},
                    {"phase", phase},
                    {"stores", std::move(stores)}};
+    status["switchover"] = PolicyStatus(gang);
     if (!gang.order.expect.empty()) {
         std::vector<std::string> missing = Missing(gang);
         missing.resize(std::min(missing.size(), kMissingOfGang));

@@ -56,6 +56,7 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     limits.mirror_bytes = memory / 16;
     uint64_t max_ram = 2 * memory, max_total_ram = 8 * memory;
     double barrier_s = 60, hello_s = 10, idle_s = 300, keep_s = 300;
+    double ready_s = gang::kDefaultReadyMs / 1e3, stopped_s = gang::kDefaultStoppedMs / 1e3;
     std::string hash = gang::HashKindText(limits.hash_kind);
     std::vector<std::string> users, groups, operators;
     ServerConfig &server = options->server;
@@ -100,6 +101,15 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     app.add_option("--barrier-timeout", barrier_s,
                    "Seconds that members wait for each other before they start")
         ->check(CLI::Range(0.0, 86400.0))
+        ->capture_default_str();
+    app.add_option("--ready-timeout", ready_s,
+                   "Seconds that a member near its end waits for the others of a gang whose VMs\n"
+                   "stop together; then they do without those, or give an all-or-nothing gang up")
+        ->check(CLI::Range(0.1, 86400.0))
+        ->capture_default_str();
+    app.add_option("--stopped-timeout", stopped_s,
+                   "Seconds that a VM of an all-or-nothing gang stays stopped for the others")
+        ->check(CLI::Range(0.1, 3600.0))
         ->capture_default_str();
     app.add_option("--turn-limit", limits.turn_ms,
                    "Milliseconds that a VM about to converge may have the link while the\n"
@@ -204,6 +214,8 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
     }
     limits.barrier_ms = static_cast<uint64_t>(barrier_s * 1000);
     limits.keep_ms = static_cast<uint64_t>(keep_s * 1000);
+    limits.ready_ms = static_cast<uint64_t>(ready_s * 1000);
+    limits.stopped_ms = static_cast<uint64_t>(stopped_s * 1000);
     limits.max_member_pages = max_ram / gang::kPageSize;
     limits.max_total_pages = std::max(max_total_ram, max_ram) / gang::kPageSize;
     server.hello_ms = static_cast<unsigned>(hello_s * 1000);

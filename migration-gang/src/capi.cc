@@ -9,6 +9,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <memory>
 
 #include "control_message.h"
@@ -23,6 +24,9 @@ static_assert(GANG_MAX_SAVE_PAGES <= Store::kMaxPut);
 static_assert(GANG_HASH_BY_ANY == static_cast<int>(HashKind::kInvalid) &&
               GANG_HASH_BY_XXH3 == static_cast<int>(HashKind::kXxh3_128) &&
               GANG_HASH_BY_SHA256 == static_cast<int>(HashKind::kSha256));
+static_assert(GANG_STOP_INDEPENDENT == static_cast<int>(SwitchoverPolicy::kIndependent) &&
+              GANG_STOP_TOGETHER == static_cast<int>(SwitchoverPolicy::kTogether) &&
+              GANG_STOP_ALL_OR_NOTHING == static_cast<int>(SwitchoverPolicy::kAllOrNothing));
 static_assert(GANG_PACKET_HEADER_SIZE == kPacketHeaderSize);
 static_assert(GANG_MAX_RETURN_MESSAGE >= kGreetingSize && GANG_MAX_RETURN_MESSAGE >= kAckSize);
 static_assert(GANG_MAX_RETURN_MESSAGE >= kMaxReturnMessage);
@@ -68,6 +72,25 @@ Dedup ToDedup(GangDedupKind dedup) {
     return Dedup::kDelta;
 }
 
+uint64_t MonotonicNs() {
+    timespec t{};
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
+}
+
+GangVerdict ToVerdict(const Switchover &s, Switchover::Verdict verdict, char **error) {
+    switch (verdict) {
+    case Switchover::Verdict::kWait:
+        return GANG_VERDICT_WAIT;
+    case Switchover::Verdict::kGo:
+        return GANG_VERDICT_GO;
+    case Switchover::Verdict::kGivenUp:
+        break;
+    }
+    Check({Code::kInvalid, s.Why()}, error);
+    return GANG_VERDICT_ERROR;
+}
+
 const char *HashName(HashKind kind) {
     const char *name = HashKindName(kind);
     return name ? name : "";
@@ -101,6 +124,9 @@ GangSource *gang_source_new(const GangSourceConfig *config, char **error) {
     c.encoder.dedup = ToDedup(config->dedup);
     c.cache_bytes = config->cache_bytes;
     c.hash_kind = static_cast<HashKind>(config->hash);
+    if (config->policy) {
+        c.policy = static_cast<SwitchoverPolicy>(config->policy);
+    }
     c.priority = config->priority;
     c.max_bandwidth = config->max_bandwidth;
     auto source = std::make_unique<GangSource>();
@@ -215,6 +241,36 @@ void gang_source_set_rates(GangSource *source, const GangRates *rates) {
     m.SetFigure(Stat::kLeftMs, rates->left_ms);
 }
 
+GangVerdict gang_source_must_stop(GangSource *source, char **error) {
+    Switchover *s = source->member->switchover();
+    return s ? ToVerdict(*s, s->MustStop(MonotonicNs()), error) : GANG_VERDICT_WAIT;
+}
+
+GangVerdict gang_source_may_stop(GangSource *source, bool near_end, char **error) {
+    Switchover *s = source->member->switchover();
+    if (!s) {
+        return near_end ? GANG_VERDICT_GO : GANG_VERDICT_WAIT;
+    }
+    return ToVerdict(*s, s->MayStop(near_end, MonotonicNs()), error);
+}
+
+void gang_source_stopped(GangSource *source) {
+    if (Switchover *s = source->member->switchover()) {
+        s->Stopped(MonotonicNs());
+    }
+}
+
+GangVerdict gang_source_may_leave(GangSource *source, bool prepared, char **error) {
+    Switchover *s = source->member->switchover();
+    return s ? ToVerdict(*s, s->MayLeave(prepared, MonotonicNs()), error) : GANG_VERDICT_GO;
+}
+
+bool gang_source_give_up(GangSource *source, GangResult why) {
+    Switchover *s = source->member->switchover();
+    return !s || s->GiveUp(why == GANG_CANCELLED ? GiveUpReason::kCancelled
+                                                 : GiveUpReason::kFailed);
+}
+
 void gang_source_stats(const GangSource *source, GangStats *stats) {
     const SourceMember &m = *source->member;
     *stats = {};
@@ -228,6 +284,14 @@ void gang_source_stats(const GangSource *source, GangStats *stats) {
         stats->turns = mine.turns.load(std::memory_order_relaxed);
         stats->lost_turns = mine.lost_turns.load(std::memory_order_relaxed);
         stats->max_bandwidth = board->header().budget.load(std::memory_order_relaxed);
+    }
+    if (const Switchover *s = m.switchover()) {
+        const SwitchoverFigures figures = ReadSwitchover(*m.board());
+        stats->stop_ns = s->stop_ns();
+        stats->late = s->late();
+        stats->ready_members = figures.ready;
+        stats->stopped_members = figures.stopped;
+        stats->skew_ns = figures.skew_ns;
     }
     const Directory *d = m.directory();
     if (!d) {

@@ -353,20 +353,24 @@ Status ControlClient::Hello(const std::string &client, bool member, int timeout_
 
 json SourceJoinMessage(const SourceJoin &join) {
     const char *hash = HashKindName(join.hash_kind);
-    return {{"op", "join-source"},
-            {"gang", join.gang},
-            {"member", join.member},
-            {"members", join.members},
-            {"pid", static_cast<uint32_t>(getpid())},
-            {"store", ToHex(join.store)},
-            {"seed", ToHex(join.seed)},
-            {"hash", hash ? hash : "unknown"},
-            {"slots", join.slots},
-            {"filled", join.filled},
-            {"page-size", kPageSize},
-            {"ram-pages", join.ram_pages},
-            {"channels", join.channels},
-            {"board", true}};
+    json message = {{"op", "join-source"},
+                    {"gang", join.gang},
+                    {"member", join.member},
+                    {"members", join.members},
+                    {"pid", static_cast<uint32_t>(getpid())},
+                    {"store", ToHex(join.store)},
+                    {"seed", ToHex(join.seed)},
+                    {"hash", hash ? hash : "unknown"},
+                    {"slots", join.slots},
+                    {"filled", join.filled},
+                    {"page-size", kPageSize},
+                    {"ram-pages", join.ram_pages},
+                    {"channels", join.channels},
+                    {"board", true}};
+    if (join.policy) {
+        message["policy"] = join.policy;
+    }
+    return message;
 }
 
 Status ControlClient::JoinSource(const SourceJoin &join, int timeout_ms) {

@@ -45,6 +45,7 @@ enum class Received {
 // What a source member says when it joins; all but the last four as the
 // destination's greeting said.
 struct SourceJoin {
+    const char *policy = nullptr; // SwitchoverPolicyName(); nullptr: independent
     std::string gang;
     std::string member;
     uint32_t members = 0; // of the whole gang

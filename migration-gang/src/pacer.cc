@@ -5,6 +5,8 @@
 
 #include "pacer.h"
 
+#include <algorithm>
+
 namespace gang {
 
 Pacer::Pacer(Board *board, uint32_t index, uint32_t priority)
@@ -36,7 +38,11 @@ Pacer::Pace Pacer::Next(const State &state, uint64_t now_ns) {
     mine().sent.store(state.wire_bytes, std::memory_order_relaxed);
     watch_.Observe(now_ms);
     budget_.Charge(state.wire_bytes - sent_, now_ns);
+    if (state.wire_bytes != sent_ || state.in_flight != in_flight_) {
+        moved_ms_ = now_ms;
+    }
     sent_ = state.wire_bytes;
+    in_flight_ = state.in_flight;
 
     BoardStage stage = BoardStage::kRounds;
     if (state.first_round) {
@@ -61,6 +67,10 @@ Pacer::Pace Pacer::Next(const State &state, uint64_t now_ns) {
     const bool wish = pace.send && !waits_as_last && (state.wants_turn || state.stops_next);
     switch (turns_.Ask(watch_, wish, state.remaining, now_ms)) {
     case Turns::Answer::kOurs:
+        if (now_ms - std::max(moved_ms_, turns_.since_ms()) >= kIdleMs) {
+            turns_.Lose(now_ms); // its destination does not answer: nobody gains by it
+            break;
+        }
         pace.our_turn = true;
         pace.may_stop = turns_.OthersAreQuiet(watch_) || now_ms - turns_.since_ms() >= kQuietMs;
         break;

@@ -73,6 +73,8 @@ class Turns {
     // it wishes for the turn.  One that does not wish any more gives it back.
     Answer Ask(const BoardWatch &watch, bool wish, uint64_t away, uint64_t now_ms);
     void Release();
+    // As Release(), and as if it had taken too long.
+    void Lose(uint64_t now_ms);
     // Whether the other members that live have nothing under way.
     bool OthersAreQuiet(const BoardWatch &watch) const;
     // It may not ask now: it has lost too many.
@@ -116,6 +118,7 @@ class Pacer {
   public:
     static constexpr uint64_t kPatienceMs = 2000; // with a heart that stands still
     static constexpr uint64_t kQuietMs = 500;     // for others to become quiet
+    static constexpr uint64_t kIdleMs = 1500;     // of a turn in which nothing moves
 
     struct State {
         uint64_t remaining = 0;  // bytes of memory
@@ -155,6 +158,8 @@ class Pacer {
     Turns turns_;
     BulkPlaces places_;
     uint64_t sent_ = 0;
+    uint64_t in_flight_ = 0;
+    uint64_t moved_ms_ = 0; // when one of the two last changed
 };
 
 } // namespace gang

@@ -192,6 +192,7 @@ SourceJoin SourceMember::Announcement() const {
     join.filled = greeting_.filled;
     join.ram_pages = config_.ram_pages;
     join.channels = config_.channels;
+    join.policy = SwitchoverPolicyName(config_.policy);
     return join;
 }
 
@@ -277,6 +278,20 @@ void SourceMember::OpenBoard() {
     if (config_.max_bandwidth) {
         SetMaxBandwidth(config_.max_bandwidth);
     }
+    if (config_.policy != SwitchoverPolicy::kIndependent) {
+        switchover_ =
+            std::make_unique<Switchover>(board_.get(), grant_.board_index, config_.policy);
+        switchover_shared_.store(switchover_.get(), std::memory_order_release);
+    }
+}
+
+// Who cannot see the others must not leave where they may stay.
+Status SourceMember::CheckPolicy() const {
+    if (config_.policy == SwitchoverPolicy::kAllOrNothing && !switchover_) {
+        return {Code::kInvalid, "gang-policy=all-or-nothing needs the coordinator, which went away "
+                                "before the gang had started: start gangd and the gang again"};
+    }
+    return Status::Ok();
 }
 
 // Any thread that does something for this migration.
@@ -349,6 +364,7 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
     case State::kInventory:
         if (AwaitInventory(timeout_ms)) {
             Run();
+            return CheckPolicy();
         }
         break;
     case State::kRun:
@@ -365,7 +381,7 @@ Status SourceMember::Advance(int timeout_ms, Step *step) {
             return Status::Ok();
         }
         Run();
-        return Status::Ok();
+        return CheckPolicy();
     }
     return status;
 }
@@ -526,6 +542,10 @@ void SourceMember::Leave(LeaveResult result) {
     if (directory_) {
         // Said here too: gangd may be gone, and others must not wait.
         directory_->SetMemberState(grant_.index, MemberState::kLeft);
+    }
+    if (switchover_ && result != LeaveResult::kCompleted) {
+        switchover_->GiveUp(result == LeaveResult::kCancelled ? GiveUpReason::kCancelled
+                                                              : GiveUpReason::kFailed);
     }
     ReleaseTurn();
     if (board_) {

@@ -22,6 +22,7 @@
 #include "encoder.h"
 #include "pacer.h"
 #include "status.h"
+#include "switchover.h"
 #include "wire.h"
 
 namespace gang {
@@ -36,6 +37,7 @@ struct SourceMemberConfig {
     uint32_t priority = 0;   // in the bulk phase; the higher, the earlier
     uint64_t max_bandwidth = 0; // of the whole gang, bytes/s; 0: as it is
     HashKind hash_kind = HashKind::kInvalid; // that the destination must have; kInvalid: any
+    SwitchoverPolicy policy = SwitchoverPolicy::kIndependent;
 };
 
 // The way of a member:
@@ -107,6 +109,9 @@ class SourceMember {
     const Directory *directory() const { return shared_.load(std::memory_order_acquire); }
     // nullptr without coordinator, or until the directory has come.
     Board *board() const { return board_shared_.load(std::memory_order_acquire); }
+    // nullptr without a board, or where each member stops and leaves by itself.
+    Switchover *switchover() const { return switchover_shared_.load(std::memory_order_acquire); }
+    SwitchoverPolicy policy() const { return config_.policy; }
     uint32_t board_index() const { return grant_.board_index; } // valid with board()
     uint32_t index() const { return grant_.index; }     // valid with directory()
     uint32_t joined() const { return grant_.joined; }   // valid with directory()
@@ -143,6 +148,7 @@ class SourceMember {
     bool AwaitInventory(int timeout_ms);
     Status OpenDirectory();
     void OpenBoard();
+    Status CheckPolicy() const;
     void Beat();
     void SetPhase(Phase phase, const char *name);
     void Observe();
@@ -165,6 +171,8 @@ class SourceMember {
     std::unique_ptr<ControlKeeper> keeper_;
     std::unique_ptr<Board> board_;              // as directory_
     std::atomic<Board *> board_shared_{nullptr};
+    std::unique_ptr<Switchover> switchover_; // as directory_
+    std::atomic<Switchover *> switchover_shared_{nullptr};
     std::unique_ptr<Pacer> pacer_;              // migration thread's
     std::unique_ptr<StallWatch> stalls_;
     uint64_t last_observed_ms_ = 0;

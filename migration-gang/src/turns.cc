@@ -39,10 +39,7 @@ Turns::Answer Turns::Ask(const BoardWatch &watch, bool wish, uint64_t away, uint
             return Answer::kOurs;
         }
         if (!in_time) {
-            lost_ = std::min(lost_ + 1, kMaxPenalty);
-            mine.lost_turns.fetch_add(1, std::memory_order_relaxed);
-            mine.turn_wish.store(0, std::memory_order_relaxed);
-            not_before_ms_ = now_ms + lost_ * limit;
+            Lose(now_ms);
         }
         Release();
         return Answer::kFree;
@@ -82,6 +79,17 @@ Turns::Answer Turns::Ask(const BoardWatch &watch, bool wish, uint64_t away, uint
     since_ms_ = now_ms;
     mine.turns.fetch_add(1, std::memory_order_relaxed);
     return Answer::kOurs;
+}
+
+void Turns::Lose(uint64_t now_ms) {
+    BoardRecord &mine = board_->record(index_);
+    lost_ = std::min(lost_ + 1, kMaxPenalty);
+    mine.lost_turns.fetch_add(1, std::memory_order_relaxed);
+    mine.turn_wish.store(0, std::memory_order_relaxed);
+    not_before_ms_ = now_ms + lost_ * std::min(board_->header().turn_ms.load(
+                                                   std::memory_order_relaxed),
+                                               kMaxTurnMs);
+    Release();
 }
 
 void Turns::Release() {

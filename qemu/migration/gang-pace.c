@@ -93,7 +93,8 @@ static bool pace_patience(MigrationState *s, uint64_t looks, bool waits,
                    patience);
         return false;
     }
-    pace.last = out && stuck == GANG_STUCK_LAST;
+    /* The others would wait for it, too, where they stop together */
+    pace.last = out && stuck == GANG_STUCK_LAST && !migration_gang_joint();
     pace_throttle(throttle);
     return true;
 }
@@ -123,7 +124,9 @@ MigGangPace migration_gang_pace(MigrationState *s, GangSource *source,
                                 uint64_t remaining, bool near_end,
                                 double bytes_per_ms, Error **errp)
 {
-    uint64_t looks = stat64_get(&mig_stats.dirty_sync_count);
+    uint64_t looks = migration_gang_looks();
+    /* VMs that stop together do not take turns: who is ready sends little. */
+    bool turns = !migration_gang_joint();
     bool far = looks >= GANG_LOOKS_ALONE &&
                remaining > bytes_per_ms * migrate_downtime_limit();
     GangPaceState state = {
@@ -131,9 +134,9 @@ MigGangPace migration_gang_pace(MigrationState *s, GangSource *source,
         .wire_bytes = migration_transferred_bytes(),
         .first_round = looks <= 1,
         /* What is near the end of the first round only takes a look */
-        .stops_next = near_end && looks > 1,
+        .stops_next = turns && near_end && looks > 1,
         /* Who has the turn keeps it until it is over */
-        .wants_turn = looks > 1 && (far || pace.our_turn),
+        .wants_turn = turns && looks > 1 && (far || pace.our_turn),
         .last = pace.last,
     };
     GangPace next;

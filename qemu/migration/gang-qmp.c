@@ -140,6 +140,8 @@ void migration_gang_params_query(MigrationParameters *params)
     params->gang_compression = p->gang_compression;
     params->has_gang_dedup = true;
     params->gang_dedup = p->gang_dedup;
+    params->has_gang_policy = true;
+    params->gang_policy = p->gang_policy;
     params->has_gang_max_bandwidth = true;
     params->gang_max_bandwidth = p->gang_max_bandwidth;
     params->has_gang_priority = true;
@@ -167,6 +169,9 @@ void migration_gang_params_test_apply(const MigrateSetParameters *params,
     }
     if (params->has_gang_dedup) {
         dest->gang_dedup = params->gang_dedup;
+    }
+    if (params->has_gang_policy) {
+        dest->gang_policy = params->gang_policy;
     }
     if (params->has_gang_max_bandwidth) {
         dest->gang_max_bandwidth = params->gang_max_bandwidth;
@@ -202,6 +207,9 @@ void migration_gang_params_apply(const MigrateSetParameters *params)
     }
     if (params->has_gang_dedup) {
         p->gang_dedup = params->gang_dedup;
+    }
+    if (params->has_gang_policy) {
+        p->gang_policy = params->gang_policy;
     }
     if (params->has_gang_max_bandwidth) {
         p->gang_max_bandwidth = params->gang_max_bandwidth;
@@ -486,6 +494,20 @@ GangInfo *qmp_query_gang(Error **errp)
     info->directory_bytes = stats.directory_bytes;
     info->store_slots = stats.store_slots;
     info->store_slots_used = stats.store_slots_used;
+    if (info->role == GANG_ROLE_SOURCE) {
+        info->has_policy = true;
+        info->policy = s->parameters.gang_policy;
+        info->has_late = true;
+        info->late = stats.late;
+        info->has_ready_members = true;
+        info->ready_members = stats.ready_members;
+        info->has_stopped_members = true;
+        info->stopped_members = stats.stopped_members;
+        info->has_skew = stats.stopped_members > 0;
+        info->skew = stats.skew_ns / 1000;
+        info->has_stopped_at = stats.stop_ns != 0;
+        info->stopped_at = stats.stop_ns / 1000;
+    }
     info->max_bandwidth = stats.max_bandwidth;
     info->turns = stats.turns;
     info->lost_turns = stats.lost_turns;
@@ -519,6 +541,9 @@ void migration_gang_params_print(Monitor *mon,
     monitor_printf(mon, "%s: %s\n",
                    MigrationParameter_str(MIGRATION_PARAMETER_GANG_DEDUP),
                    GangDedup_str(params->gang_dedup));
+    monitor_printf(mon, "%s: %s\n",
+                   MigrationParameter_str(MIGRATION_PARAMETER_GANG_POLICY),
+                   GangPolicy_str(params->gang_policy));
     monitor_printf(mon, "%s: %" PRIu64 " bytes/second\n",
                    MigrationParameter_str(
                        MIGRATION_PARAMETER_GANG_MAX_BANDWIDTH),
@@ -578,6 +603,11 @@ void hmp_info_gang(Monitor *mon, const QDict *qdict)
                        info->deferred_pages);
         monitor_printf(mon, "progress: %.1f %%, round %" PRIu64 "\n",
                        info->percent, info->round);
+        monitor_printf(mon, "policy: %s\n", GangPolicy_str(info->policy));
+        if (info->has_skew) {
+            monitor_printf(mon, "stopped: %u VMs within %" PRIu64 " us\n",
+                           info->stopped_members, info->skew);
+        }
     }
     monitor_printf(mon, "zero: %" PRIu64 " pages\n", info->zero_pages);
     monitor_printf(mon, "literal: %" PRIu64 " pages\n", info->literal_pages);

@@ -334,6 +334,7 @@ bool migration_gang_source_prepare(Error **errp)
     config.compression = gang_compression(s->parameters.gang_compression);
     config.dedup = gang_dedup(s->parameters.gang_dedup);
     config.hash = migration_gang_take_hash();
+    config.policy = migration_gang_switchover_prepare();
     config.priority = s->parameters.gang_priority;
     config.max_bandwidth = s->parameters.gang_max_bandwidth;
     /* Only while all pages, zero ones too, go through libgang */
@@ -366,6 +367,7 @@ void migration_gang_source_cleanup(void)
     if (!gang_out.source) {
         return;
     }
+    migration_gang_switchover_cleanup();
     if (s->state == MIGRATION_STATUS_COMPLETED) {
         result = GANG_COMPLETED;
     } else if (s->state == MIGRATION_STATUS_CANCELLING ||
@@ -547,6 +549,7 @@ static void gang_aim_below_limit(MigrationState *s)
 MigGangStep migration_gang_iterate(MigrationState *s)
 {
     uint64_t remaining = ram_bytes_remaining(), deferred;
+    MigGangStep step;
     bool near_end, keeps_up;
     Error *err = NULL;
     GangRates rates;
@@ -560,6 +563,10 @@ MigGangStep migration_gang_iterate(MigrationState *s)
         if (step != MIG_GANG_READY) {
             return step;
         }
+    }
+    step = migration_gang_switchover_step(s);
+    if (step != MIG_GANG_READY) {
+        return step;
     }
     gang_aim_below_limit(s);
     gang_source_set_progress(gang_out.source, false,
@@ -627,10 +634,13 @@ bool migration_gang_rp_message(MigrationState *s, const uint8_t *buf,
 }
 
 /* The greeting comes before the answer to the first ping, or never. */
-bool migration_gang_rp_pong(MigrationState *s, Error **errp)
+bool migration_gang_rp_pong(MigrationState *s, uint32_t value, Error **errp)
 {
     ERRP_GUARD();
 
+    if (value == GANG_PING_LOADED) {
+        migration_gang_loaded();
+    }
     if (!gang_out.source || gang_source_greeted(gang_out.source)) {
         return true;
     }
@@ -688,8 +698,10 @@ double migration_gang_bandwidth(double bytes_per_ms, uint64_t pages,
         bytes_per_ms = MAX(bytes_per_ms,
                            (double)pages * GANG_PAGE_SIZE / ms / 4);
     }
-    bytes_per_ms = MAX(bytes_per_ms,
-                       gang_out.bytes_per_ms * GANG_FORGET_BANDWIDTH);
+    /* One that waits for others sends little, and forgets nothing. */
+    bytes_per_ms = MAX(bytes_per_ms, gang_out.bytes_per_ms *
+                                     (migration_gang_waits()
+                                      ? 1 : GANG_FORGET_BANDWIDTH));
     gang_out.bytes_per_ms = MAX(bytes_per_ms, GANG_LEAST_BYTES_PER_MS);
     return gang_out.bytes_per_ms;
 }

@@ -22,6 +22,7 @@ typedef enum {
     MIG_GANG_READY,   /* pages may be sent */
     MIG_GANG_WAIT,    /* this iteration sends nothing */
     MIG_GANG_FAILED,  /* the state is FAILED and the error is set */
+    MIG_GANG_SWITCHOVER, /* the VM is to be stopped now */
 } MigGangStep;
 
 typedef void MigGangRedirty(void *opaque, void *block, uint64_t offset);
@@ -63,7 +64,31 @@ MigGangStep migration_gang_iterate(MigrationState *s);
 /* Source, return-path thread. */
 bool migration_gang_rp_message(MigrationState *s, const uint8_t *buf,
                                size_t len, Error **errp);
-bool migration_gang_rp_pong(MigrationState *s, Error **errp);
+bool migration_gang_rp_pong(MigrationState *s, uint32_t value, Error **errp);
+
+/* gang-switchover.c: the gang-policy.  A GangPolicyKind. */
+int migration_gang_switchover_prepare(void);
+void migration_gang_switchover_cleanup(void);
+/* Source, migration thread: may the VM be stopped? */
+MigGangStep migration_gang_switchover_step(MigrationState *s);
+bool migration_gang_switchover(bool near_end);
+/* It could be stopped, and waits for other VMs. */
+bool migration_gang_waits(void);
+/* VMs of this gang are to be stopped together. */
+bool migration_gang_joint(void);
+/* At the dirty log so far, but for those while it has waited. */
+uint64_t migration_gang_looks(void);
+/* It has been. */
+void migration_gang_stopped(MigrationState *s);
+/* After pre-switchover; false: the error is set. */
+bool migration_gang_may_continue(MigrationState *s);
+/* All is written but the end: 0, or the destination must not start. */
+int migration_gang_commit(QEMUFile *f);
+/* Source, return-path thread: the destination has loaded what was written. */
+#define GANG_PING_LOADED 0x6c6f6164
+void migration_gang_loaded(void);
+/* Source, main thread: false, if it is too late. */
+bool migration_gang_cancel(void);
 
 /* Source, migration thread, called with the bitmap lock held. */
 void migration_gang_take_deferred(bool all, MigGangRedirty *redirty,
@@ -184,7 +209,37 @@ static inline bool migration_gang_rp_message(MigrationState *s,
     return false;
 }
 
-static inline bool migration_gang_rp_pong(MigrationState *s, Error **errp)
+static inline bool migration_gang_rp_pong(MigrationState *s, uint32_t value,
+                                          Error **errp)
+{
+    return true;
+}
+
+static inline bool migration_gang_switchover(bool near_end)
+{
+    return near_end;
+}
+
+static inline bool migration_gang_waits(void)
+{
+    return false;
+}
+
+static inline void migration_gang_stopped(MigrationState *s)
+{
+}
+
+static inline bool migration_gang_may_continue(MigrationState *s)
+{
+    return true;
+}
+
+static inline int migration_gang_commit(QEMUFile *f)
+{
+    return 0;
+}
+
+static inline bool migration_gang_cancel(void)
 {
     return true;
 }

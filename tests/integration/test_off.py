@@ -68,9 +68,12 @@ def test_inv7_parameters_are_reported_and_can_be_set_back(bed):
     before = source.cmd("query-migrate-parameters")
     assert before["gang-id"] == "" and before["gang-socket"] == ""
     assert before["multifd-compression"] == "none"
-    source.cmd("migrate-set-parameters", gang_id="web", gang_socket="/run/x.sock", gang_members=3)
+    source.cmd("migrate-set-parameters", gang_id="web", gang_socket="/run/x.sock", gang_members=3,
+               gang_max_bandwidth=5, gang_priority=2, gang_patience=4, gang_stuck="last")
     now = source.cmd("query-migrate-parameters")
     assert (now["gang-id"], now["gang-socket"], now["gang-members"]) == ("web", "/run/x.sock", 3)
+    assert (now["gang-max-bandwidth"], now["gang-priority"], now["gang-patience"],
+            now["gang-stuck"]) == (5, 2, 4, "last")
     settable = {k: v for k, v in before.items() if k != "block-bitmap-mapping"}
     source.cmd("migrate-set-parameters", **settable)
     assert source.cmd("query-migrate-parameters") == before

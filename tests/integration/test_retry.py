@@ -14,6 +14,7 @@ from ganglib.process import product, wait_for
 pytestmark = pytest.mark.link(200)
 
 SLOW = 4 << 20  # bytes a second of each member while a gang is to be cut
+SLOWER = 1 << 20
 
 
 def kept(gangd):
@@ -34,6 +35,12 @@ def begin(bed, gangds, sources, until, label=""):
         source.qmp.capabilities(pause_before_switchover=True)
     before = bed.hosts.wire_bytes()
     gang.start(members, bed.hosts, gangds)
+    # Slower near the end: to look takes its time on a busy machine, and what is under way
+    # when the gang is cut is lost.
+    wait_for(lambda: bed.hosts.wire_bytes() - before >= 0.7 * until, 120, "the gang to send",
+             poll=0.01)
+    for source in sources:
+        source.qmp.parameters(max_bandwidth=SLOWER)
     wait_for(lambda: bed.hosts.wire_bytes() - before >= until, 120, "the gang to send", poll=0.01)
     return members
 

@@ -226,6 +226,16 @@ TEST_F(TurnsTest, Invariant4_WhoDiesOrStandsStillLosesIt) {
     EXPECT_TRUE(other.pace.send);
 }
 
+TEST_F(TurnsTest, Invariant4_WhoseDestinationDoesNotAnswerLosesIt) {
+    Vm &a = AddConverging(10 * kMb), &other = Add(900 * kMb);
+    Run(50);
+    ASSERT_TRUE(a.pace.our_turn);
+    a.demand = 0; // its sockets are full
+    Run(Pacer::kIdleMs + 50);
+    EXPECT_FALSE(a.pace.our_turn);
+    EXPECT_TRUE(other.pace.send);
+}
+
 TEST_F(TurnsTest, TheVmIsStoppedWhenTheOthersHaveNothingUnderWay) {
     Vm &a = AddConverging(1000), &other = Add(900 * kMb);
     other.state.in_flight = 7;

@@ -79,6 +79,12 @@ typedef struct GangStats {
     uint64_t store_slots_used;
     bool board;            /* source: the gang's members see each other's progress */
     uint32_t board_index;
+    /* Of a gang that does not move independently; source only: */
+    uint32_t ready_members;   /* that are near their end, or further */
+    uint32_t stopped_members; /* whose VMs have been stopped */
+    uint64_t skew_ns;         /* between the first of these stops and the last */
+    uint64_t stop_ns;         /* CLOCK_MONOTONIC; 0: this VM has not stopped */
+    bool late;                /* the others did not wait for this VM */
     uint64_t max_bandwidth; /* source: of the whole gang, bytes/s; 0: no limit */
     uint64_t turns;        /* source: that this member has had */
     uint64_t lost_turns;   /* of those, lost before its switchover */
@@ -114,6 +120,13 @@ typedef enum GangDedupKind {
     GANG_SHARE_DELTAS, /* what zstd finds in similar pages */
 } GangDedupKind;
 
+/* When the members' VMs stop, and whether they leave (docs/architecture.md). */
+typedef enum GangPolicyKind {
+    GANG_STOP_INDEPENDENT = 1,    /* each by itself */
+    GANG_STOP_TOGETHER = 2,       /* all at about the same time */
+    GANG_STOP_ALL_OR_NOTHING = 3, /* and none leaves the source until all can */
+} GangPolicyKind;
+
 typedef struct GangSourceConfig {
     const char *socket;   /* of this host's gangd */
     const char *gang;     /* id of the gang */
@@ -127,6 +140,7 @@ typedef struct GangSourceConfig {
     uint64_t cache_bytes; /* for last versions of pages that are sent again; 0 when
                              zero pages may travel outside of gang packets */
     GangHashKind hash;    /* another kind at the destination: no migration */
+    GangPolicyKind policy; /* 0: GANG_STOP_INDEPENDENT; the same for all members */
     uint32_t priority;    /* in the bulk phase; the higher, the earlier */
     uint64_t max_bandwidth; /* of the whole gang, bytes/s; 0: as it is */
 } GangSourceConfig;
@@ -287,6 +301,38 @@ typedef struct GangRates {
 } GangRates;
 /* For status only, a few times a second. */
 GANG_API void gang_source_set_rates(GangSource *source, const GangRates *rates);
+/*
+ * The switchover of a gang that does not move independently.  ERROR: the gang was
+ * given up, *error says why; the migration must fail and the VM go on at the
+ * source.  All are short; any thread, but for what is said there.
+ */
+typedef enum GangVerdict {
+    GANG_VERDICT_ERROR = -1,
+    GANG_VERDICT_WAIT = 0,
+    GANG_VERDICT_GO,
+} GangVerdict;
+
+/* Each iteration.  GO: stop the VM now, whatever is still to be sent. */
+GANG_API GangVerdict gang_source_must_stop(GangSource *source, char **error);
+/*
+ * Each iteration that has looked at the dirty log; near_end: so little is left
+ * that the VM would be stopped now.  WAIT: go on with iterations.
+ */
+GANG_API GangVerdict gang_source_may_stop(GangSource *source, bool near_end, char **error);
+/* The VM has been stopped. */
+GANG_API void gang_source_stopped(GangSource *source);
+/*
+ * From when the VM is stopped and nothing but the gang keeps it, until it does not
+ * say WAIT.  `prepared`: the destination has loaded all and waits for the word to
+ * start.  GO: it may have it, and nothing is given up any more.
+ */
+GANG_API GangVerdict gang_source_may_leave(GangSource *source, bool prepared, char **error);
+/*
+ * This member cannot or shall not leave, so nobody does.  False: too late, it is
+ * decided that all leave.
+ */
+GANG_API bool gang_source_give_up(GangSource *source, GangResult why);
+
 /* Any thread. */
 GANG_API void gang_source_stats(const GangSource *source, GangStats *stats);
 

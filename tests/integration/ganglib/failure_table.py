@@ -125,6 +125,8 @@ class Cell:
                                os.path.join(self.bed.rundir, "gangctl.log"),
                                netns=self.hosts.a.netns)
         self.bed.closers.append(self.gangctl.end)
+        for member in self.members:  # "completed" is of how it came here
+            wait_for(lambda: member.source.status() in ("setup", "active"), 30, "the start")
 
     def begin(self, rate):
         """Both are on their way, each at this rate."""
@@ -138,8 +140,6 @@ class Cell:
         """By gangctl, which starts both: neither has reached the other host yet."""
         self.hosts.unplug(True)
         self.start_gangctl(FAST)
-        for member in self.members:
-            wait_for(lambda: member.source.status() in ("setup", "active"), 30, "the start")
 
     def wait_phase(self, member, phase):
         wait_for(lambda: phase_of(member.source) == phase, 60,
@@ -210,7 +210,7 @@ class Cell:
 
     def act(self):
         if self.component == "link":
-            if self.action == "cut for good":
+            if self.action == "cut for good" and self.phase == "switchover turn":
                 # While there is a main loop that answers.
                 self.oob = [QMP(m.source.ctl_path, oob=True) for m in self.members]
                 self.bed.closers += [qmp.close for qmp in self.oob]
@@ -285,14 +285,18 @@ class Cell:
             self.forgotten()
 
     def give_up(self, members):
-        """The administrator's word.  A VM that is stopped for its switchover hears it
-        out of band only: its main loop waits for the link."""
+        """The administrator's word.  Channels that wait for the link do not hear
+        migrate_cancel; and a VM that is stopped for its switchover hears anything out
+        of band only: its main loop waits, too."""
         time.sleep(1)
-        if self.phase == "switchover turn":
-            for qmp in self.oob:
-                qmp.yank()
+        for qmp in self.oob:
+            qmp.yank()
         for member in members:  # who has failed does not mind
             member.source.cmd("migrate_cancel")
+            try:
+                member.source.cmd("yank", instances=[{"type": "migration"}])
+            except QMPError:  # it has no connections any more
+                pass
 
     def hand_over(self, member):
         """Compares its memory (invariant 1), then runs it at the destination."""

@@ -76,6 +76,10 @@ class Hosts:
 
     def unplug(self, yes=True):
         """As cut(), but A sees nothing of it: what it sends is lost, no error says so."""
+        if yes:  # nor does it miss an answer to ARP
+            mac = _ip("-n", self.b.netns, "-o", "link", "show", "wire").split("link/ether ")[1]
+            _ip("-n", self.a.netns, "neigh", "replace", self.b.address, "lladdr", mac.split()[0],
+                "dev", "wire", "nud", "permanent")
         _ip("-n", self.b.netns, "link", "set", "wire", "down" if yes else "up")
 
     def wire_bytes(self):
