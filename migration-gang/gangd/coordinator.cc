@@ -291,8 +291,8 @@ gang::Status Coordinator::MakeShare(const Gang &gang, const Member &member,
 // A gang without a board moves without policy: an error here is no refusal.
 void Coordinator::GrantBoard(Gang *gang, Member *member) {
     gang::Status status;
-    if (!member->wants_board) {
-        return;
+    if (!member->wants_board || (gang->rejoined && !gang->board)) {
+        return; // those of a gang that another gangd began have theirs
     }
     if (!gang->board) {
         if (gang->board_fd < 0) {

@@ -103,6 +103,7 @@ class Coordinator {
     // A member of a gang that another gangd, now gone, has coordinated: coordinator_rejoin.cc.
     // `fd`: the segment that it was given then; stays the caller's.
     Refusal RejoinSource(Peer *peer, uint64_t pid, const nlohmann::json &request, int fd);
+    Refusal RejoinBoard(Peer *peer, const nlohmann::json &request, int fd);
     Refusal RejoinDestination(Peer *peer, uint64_t pid, const nlohmann::json &request, int fd);
     Refusal Scanned(Peer *peer);
     // The member said that it leaves, with its result.
@@ -176,6 +177,7 @@ class Coordinator {
         int board_fd = -1;
         std::unique_ptr<gang::Board> board; // made with the first share
         gang::SwitchoverPolicy policy = gang::SwitchoverPolicy::kIndependent;
+        bool rejoined = false; // another gangd began it: there is a board already, or none
         bool refused = false; // it could not be whole
         bool told = false;    // the log has it that it was given up
         // Destination:

@@ -71,8 +71,10 @@ bool SameFile(int a, int b) {
 bool Coordinator::InUse(int fd) const {
     for (const Gangs *role : {&sources_, &destinations_}) {
         for (const auto &[id, gang] : *role) {
-            if (gang->store_fd >= 0 && SameFile(gang->store_fd, fd)) {
-                return true;
+            for (int own : {gang->store_fd, gang->board_fd}) {
+                if (own >= 0 && SameFile(own, fd)) {
+                    return true;
+                }
             }
             for (const auto &[uuid, share] : gang->shares) {
                 if (share && share->fd >= 0 && SameFile(share->fd, fd)) {
@@ -191,6 +193,7 @@ Refusal Coordinator::RejoinSource(Peer *peer, uint64_t pid, const json &request,
     if (gang->expected == 0) {
         gang->expected = members;
         gang->policy = policy;
+        gang->rejoined = true;
     }
     if (!gang->complete) {
         // Its barriers have fallen; who came here meanwhile is late, and gets what is there.
@@ -204,6 +207,59 @@ Refusal Coordinator::RejoinSource(Peer *peer, uint64_t pid, const json &request,
         }
     }
     return {};
+}
+
+// After RejoinSource(), if the member has a board.  Nothing of it is needed for a right
+// migration: a member that is refused goes on with it, unknown to this gangd.
+Refusal Coordinator::RejoinBoard(Peer *peer, const json &request, int fd) {
+    uint64_t index = 0;
+    if (!gang::GetUint(request, "index", gang::kMaxMembers - 1, &index)) {
+        return Invalid("'index' must be that of the 'board' message");
+    }
+    if (Refusal refusal = CheckFile(fd)) {
+        return refusal;
+    }
+    for (auto &[id, gang] : sources_) {
+        auto m = std::find_if(gang->members.begin(), gang->members.end(),
+                              [&](const auto &one) { return one->peer == peer; });
+        if (m == gang->members.end() || !(*m)->granted || (*m)->has_board) {
+            continue;
+        }
+        std::unique_ptr<gang::Board> taken;
+        if (gang->board && !SameFile(gang->board_fd, fd)) {
+            return {"exists", "gang " + id + " has another board already"};
+        }
+        if (!gang->board) {
+            if (InUse(fd)) {
+                return Invalid("what is handed back is another gang's");
+            }
+            if (gang::Status status = gang::Board::Open(fd, &taken); !status.ok()) {
+                return Unusable(status);
+            }
+        }
+        const gang::Board &board = taken ? *taken : *gang->board;
+        const auto record = static_cast<uint32_t>(index);
+        if (board.state(record) != gang::MemberState::kAlive ||
+            board.record(record).pid.load(std::memory_order_relaxed) != (*m)->pid ||
+            std::any_of(gang->members.begin(), gang->members.end(), [&](const auto &other) {
+                return other->peer && other->has_board && other->board_index == record;
+            })) {
+            return Invalid("member number " + std::to_string(index) +
+                           " of the board is another one, or was given up");
+        }
+        if (taken) {
+            const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+            if (own < 0) {
+                return {"internal", "no descriptor for the board"};
+            }
+            gang->board_fd = own;
+            gang->board = std::move(taken);
+        }
+        (*m)->wants_board = (*m)->has_board = true;
+        (*m)->board_index = record;
+        return {};
+    }
+    return {"protocol", "'rejoin-board' comes after 'rejoin-source', and once"};
 }
 
 // As many slots as MakeStore() might have given.

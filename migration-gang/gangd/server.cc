@@ -218,8 +218,9 @@ Refusal Server::Join(Connection *connection, const std::string &op, const json &
 // Only from those whose segment may be of use.  What only looks like such a request
 // brings its descriptor in vain.
 bool Server::TakesDescriptor(Connection *connection, const std::string &text) {
-    return connection->may_join && !connection->has_joined &&
-           text.find("\"rejoin-") != std::string::npos &&
+    return connection->may_join &&
+           text.find(connection->has_joined ? "\"rejoin-board\"" : "\"rejoin-") !=
+               std::string::npos &&
            config_.access.MayJoin(connection->peer()) && !closer_.full();
 }
 
@@ -240,6 +241,14 @@ Refusal Server::Handle(Connection *connection, const json &request, int fd, bool
         return Join(connection, op, request, fd);
     }
     *fatal = false;
+    if (op == "rejoin-board") {
+        // Who is refused goes on with its board, and is a member all the same.
+        if (Refusal refusal = coordinator_.RejoinBoard(connection, request, fd)) {
+            spdlog::warn("a board that was handed back is not used: {}", refusal.text);
+        }
+        connection->Send({{"op", "rejoined"}}, -1);
+        return {};
+    }
     if (op == "scanned") {
         return coordinator_.Scanned(connection);
     }

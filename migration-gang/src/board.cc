@@ -5,6 +5,7 @@
 
 #include "board.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -59,11 +60,21 @@ Status Board::Open(int fd, std::unique_ptr<Board> *out) {
         return status;
     }
     std::unique_ptr<Board> board(new Board());
+    board->fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (board->fd_ < 0) {
+        return Status::System("no descriptor for the board", errno);
+    }
     board->header_ = h;
     board->records_ = reinterpret_cast<BoardRecord *>(segment.data() + sizeof(BoardHeader));
     board->segment_ = std::move(segment);
     *out = std::move(board);
     return Status::Ok();
+}
+
+Board::~Board() {
+    if (fd_ >= 0) {
+        close(fd_);
+    }
 }
 
 Status Board::AddMember(uint32_t pid, uint32_t *index) {

@@ -107,11 +107,14 @@ class Board {
     const BoardHeader &header() const { return *header_; }
     BoardRecord &record(uint32_t index) { return records_[index]; }
     const BoardRecord &record(uint32_t index) const { return records_[index]; }
+    int fd() const { return fd_; } // of the segment; stays the board's
+    ~Board();
 
   private:
     Board() = default;
 
     Segment segment_;
+    int fd_ = -1;
     BoardHeader *header_ = nullptr;
     BoardRecord *records_ = nullptr;
 };

@@ -219,6 +219,10 @@ bool SourceMember::JoinAgain(int timeout_ms) {
     }
     if (status.ok()) {
         control_ = std::move(client);
+        if (grant_.board_fd >= 0) { // another one comes with the directory
+            close(grant_.board_fd);
+            grant_.board_fd = -1;
+        }
         (void)Join(); // what became of it shows at the next Advance()
     }
     return true;
@@ -235,6 +239,9 @@ void SourceMember::Run() {
         again["missing"] = grant_.missing;
         std::vector<ControlKeeper::Piece> pieces;
         pieces.push_back({std::move(again), directory_->fd()});
+        if (board_) {
+            pieces.push_back({{{"op", "rejoin-board"}, {"index", grant_.board_index}}, board_->fd()});
+        }
         keeper_ = std::make_unique<ControlKeeper>(std::move(control_), config_.socket,
                                                   std::move(pieces));
     }

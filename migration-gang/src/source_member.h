@@ -167,13 +167,14 @@ class SourceMember {
     DirectoryGrant grant_;
     std::unique_ptr<Directory> directory_;      // set before kRun, then constant
     std::atomic<Directory *> shared_{nullptr};  // the same, for other threads
-    // Has control_ from kRun on, where there is a directory, whose descriptor it borrows.
-    std::unique_ptr<ControlKeeper> keeper_;
     std::unique_ptr<Board> board_;              // as directory_
     std::atomic<Board *> board_shared_{nullptr};
     std::unique_ptr<Switchover> switchover_; // as directory_
     std::atomic<Switchover *> switchover_shared_{nullptr};
     std::unique_ptr<Pacer> pacer_;              // migration thread's
+    // Has control_ from kRun on, where there is a directory, whose descriptor it borrows,
+    // and the board's.
+    std::unique_ptr<ControlKeeper> keeper_;
     std::unique_ptr<StallWatch> stalls_;
     uint64_t last_observed_ms_ = 0;
     // What the store holds: asked for by the migration thread, told to the return-path

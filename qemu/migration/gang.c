@@ -558,8 +558,7 @@ MigGangStep migration_gang_iterate(MigrationState *s)
         return MIG_GANG_READY;
     }
     if (!gang_out.running) {
-        MigGangStep step = gang_start(s);
-
+        step = gang_start(s);
         if (step != MIG_GANG_READY) {
             return step;
         }

@@ -9,6 +9,7 @@
 
 #include <sys/mman.h>
 
+#include "board.h"
 #include "destination_member.h"
 #include "directory.h"
 #include "source_member.h"
@@ -131,6 +132,21 @@ TEST(GangdRestart, GangAtTheSourceIsKnownAgain) {
     b->Leave(LeaveResult::kCompleted);
     b.reset();
     EXPECT_TRUE(Soon([&] { return gangd.Status()["gangs"].empty() && Held(kept.get()) == 0; }));
+}
+
+TEST(GangdRestart, TheBoardIsKnownAgain) {
+    Gangd gangd;
+    auto a = NewSource(gangd, "vm1", 2), b = NewSource(gangd, "vm2", 2);
+    RunAll({a.get(), b.get()});
+    gangd.Restart();
+    Wait(gangd, 2);
+    ASSERT_TRUE(Soon([&] { return gangd.Status()["gangs"][0].contains("max-bandwidth"); }));
+    ASSERT_TRUE(a->SetMaxBandwidth(12345678)); // a word of the board that it has
+    EXPECT_EQ(gangd.Status()["gangs"][0]["max-bandwidth"], 12345678);
+    // Its records are the members', still.
+    a->Leave(LeaveResult::kCompleted);
+    b->Leave(LeaveResult::kCompleted);
+    EXPECT_TRUE(Soon([&] { return gangd.Status()["gangs"].empty(); })) << gangd.Status();
 }
 
 TEST(GangdRestart, GangAtTheDestinationIsKnownAgain) {
@@ -280,6 +296,39 @@ TEST_F(Rejoin, WhatAnHonestMemberHandsBackIsTaken) {
     EXPECT_EQ(Say(source_, directory_fd_.get()), "rejoined") << why_;
     EXPECT_EQ(Say(destination_, store_fd_.get()), "rejoined") << why_;
     EXPECT_EQ(gangd_.Status()["gangs"].size(), 2u);
+}
+
+// A board that is none, or another's, is not used; the member is one all the same.
+TEST_F(Rejoin, OnlyABoardIsTakenForTheBoard) {
+    Fd board_fd, other_fd;
+    GANG_OK(Board::Create(board_fd.out()));
+    GANG_OK(Board::Create(other_fd.out()));
+    std::unique_ptr<Board> board, other;
+    GANG_OK(Board::Open(board_fd.get(), &board));
+    GANG_OK(Board::Open(other_fd.get(), &other));
+    uint32_t index, theirs;
+    GANG_OK(board->AddMember(static_cast<uint32_t>(getpid()), &index));
+    GANG_OK(other->AddMember(static_cast<uint32_t>(getpid()) + 1, &theirs));
+    ASSERT_EQ(Say(source_, directory_fd_.get()), "rejoined") << why_;
+    RawClient &member = *clients_.back();
+    const json hand_back = {{"op", "rejoin-board"}, {"index", index}};
+    auto used = [&](const json &request, int fd) {
+        EXPECT_TRUE(fd < 0 ? member.Send(request) : member.SendWith(request, fd));
+        EXPECT_EQ(member.Receive().value("op", ""), "rejoined");
+        return gangd_.Status()["gangs"][0].contains("turn");
+    };
+    EXPECT_FALSE(used(hand_back, -1));
+    EXPECT_FALSE(used(hand_back, directory_fd_.get()));
+    EXPECT_FALSE(used(hand_back, store_fd_.get()));
+    EXPECT_FALSE(used(hand_back, other_fd.get())); // that record is another process's
+    EXPECT_FALSE(used(With(hand_back, {{"index", index + 1}}), board_fd.get()));
+    EXPECT_FALSE(used(With(hand_back, {{"index", 128}}), board_fd.get()));
+    EXPECT_TRUE(used(hand_back, board_fd.get()));
+    // Who is no member has none.
+    clients_.push_back(gangd_.Client());
+    EXPECT_TRUE(clients_.back()->SendWith(hand_back, board_fd.get()));
+    EXPECT_EQ(clients_.back()->Receive().value("op", ""), "rejoined");
+    EXPECT_EQ(gangd_.Status()["gangs"][0]["members"].size(), 1u);
 }
 
 TEST_F(Rejoin, FieldsAreCheckedAsThoseOfAJoin) {
