@@ -22,13 +22,13 @@ class Bed:
         self.hosts = net.Hosts(rate_mbit)
         self.closers = []
 
-    def guests(self, count=2, workload="idle", memory_mb=256, beats=1, **spec):
-        """Running guests on A, restored from saved states.  net: a function that
-        gives guest i's network address."""
+    def guests(self, count=2, workload="idle", memory_mb=256, beats=1, first=0, **spec):
+        """Running guests on A, restored from saved states, with the numbers from first
+        to count - 1.  net: a function that gives guest i's network address."""
         qemu, net = spec.pop("qemu", None), spec.pop("net", lambda i: "")
         found = []
         memory = spec.pop("memory", None)  # a list: of each its RAM's arguments
-        for i in range(count):
+        for i in range(first, count):
             guest = vm.restore(vm.Spec(i, memory_mb, workload, net=net(i), **spec), self.rundir,
                                self.hosts.a, qemu, memory=memory and memory[i])
             self.closers.append(guest.close)

@@ -71,7 +71,7 @@ def test_one_bandwidth_for_all_is_kept_to_and_changed_while_they_run(bed):
 
 
 def sent_by(member):
-    return member.source.cmd("query-migrate")["ram"]["transferred"]
+    return member.source.cmd("query-migrate").get("ram", {}).get("transferred", 0)
 
 
 def test_priority_decides_who_is_in_the_bulk_phase_first(bed):
@@ -147,10 +147,11 @@ def test_busy_members_take_turns_unless_there_are_none(bed, turns):
 def test_a_stuck_member_goes_last_without_holding_the_others(bed):
     """It waits, unthrottled, while the other one, whose own limit is low, is on its way."""
     gangds = bed.gangds()
-    members = bed.prepare(bed.guests(1, "dirty") + bed.guests(2, "idle")[1:], gangds,
+    members = bed.prepare(bed.guests(1, "dirty") + bed.guests(2, first=1), gangds,
                           compression="none", dedup="page")
     busy, slow = members
-    parameters([busy], downtime_limit=1, gang_patience=1, gang_stuck="last")
+    parameters([busy], downtime_limit=1, gang_patience=1, gang_stuck="last",
+               gang_max_bandwidth=20 * MB)
     parameters([slow], max_bandwidth=MB)
     gang.start(members, bed.hosts, gangds)
     waits = "the stuck one to wait"
@@ -158,6 +159,7 @@ def test_a_stuck_member_goes_last_without_holding_the_others(bed):
     assert "cpu-throttle-percentage" not in busy.source.cmd("query-migrate")
     assert slow.source.cmd("query-migrate")["status"] == "active"
     parameters([busy], downtime_limit=300)
+    set_order(gangds[0], "--max-bandwidth", "0")
     parameters([slow], max_bandwidth=1 << 40)
     finish(members)
     assert busy.total_ms > slow.total_ms
@@ -191,7 +193,7 @@ def test_guests_that_write_more_than_their_share_of_the_link_converge_in_turns(b
     def ten_looks():
         for member in members:
             info = member.source.cmd("query-migrate")
-            assert info["status"] == "active", (member.source.name, info)
-            rounds[member.source.name] = info["ram"]["dirty-sync-count"]
+            assert info["status"] in ("setup", "active"), (member.source.name, info)
+            rounds[member.source.name] = info.get("ram", {}).get("dirty-sync-count", 0)
         return min(rounds.values()) >= 10
     wait_for(ten_looks, 400, lambda: f"ten looks: {rounds}", poll=0.5)
