@@ -18,7 +18,10 @@ void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_by
         return;
     }
     if (link.valid && link.acked < tried_until_) {
-        return; // what is unsent is the trial's
+        if (Behind(link)) {
+            return; // what is unsent is the trial's, or waits behind that
+        }
+        tried_until_ = 0;
     }
     worked_ += worked_ns;
     waited_ += waited_ns;
@@ -105,8 +108,8 @@ void LevelPolicy::Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link) {
         }
         step_ = kFirst;
         last_move_ = 0;
-        tried_until_ = link.acked ? link.acked + link.unsent : 0;
-        Hold(0);
+        tried_until_ = link.acked ? link.acked + kTrialShare * (link.unsent + raw_bytes) : 0;
+        compress_until_ = windows_ + kHold;
     } else if (tried_bytes_ >= kTryBytes) {
         trying_ = false;
     }
@@ -144,7 +147,7 @@ void LevelPolicy::Vote(int direction) {
     const int next = up && raw ? kFirst : step_ + direction;
     const int needed = up ? (raw ? kVotesFromRaw : kVotes) : step_ <= kFirst ? kVotesBelow : kVotes;
     if (direction == 0 || next < 0 || next > kTop || votes_ * direction < needed ||
-        windows_ < hold_until_[up]) {
+        windows_ < hold_until_[up] || (next < kFirst && windows_ < compress_until_)) {
         return;
     }
     if (last_move_ == -direction) { // the move before was wrong

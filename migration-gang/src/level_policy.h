@@ -64,6 +64,9 @@ class LevelPolicy {
 
     // Packets with something to compress, before the link is tried with so many bytes;
     // it is slow if so many packets find it behind, or so many bytes, all in all.
+    // What a channel has in its socket then is gone, at the latest, when so many times as
+    // much has arrived: level 1 adds to it meanwhile.
+    static constexpr uint64_t kTrialShare = 4;
     static constexpr uint64_t kBegin = 8, kTryBytes = 2 << 20, kSlow = 3, kSlowBytes = 1 << 20;
 
     void Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link);
@@ -77,7 +80,8 @@ class LevelPolicy {
     bool trying_ = true;
     uint64_t begun_ = 0, tried_bytes_ = 0, tries_behind_ = 0, tried_unsent_ = 0, tried_ns_ = 0;
     uint64_t try_acked_ = 0; // when the first raw packet was made
-    uint64_t tried_until_ = 0; // acked, once nothing of the trial is unsent
+    uint64_t tried_until_ = 0; // acked: until then what is unsent may be the trial's
+    uint64_t compress_until_ = 0; // windows_: the trial has found the link slow
     uint64_t made_bytes_ = 0, made_ns_ = 0; // of compressed packets, the older the less
     uint64_t worked_ = 0, waited_ = 0, packets_ = 0; // of this window
     uint64_t raw_ = 0, coded_ = 0;

@@ -157,6 +157,21 @@ TEST(LevelPolicy, WhatTheTrialLeftUnsentIsNoReasonForAHigherLevel) {
     EXPECT_GE(policy.level(), 3);
 }
 
+// Whatever the trial has found: that forbids raw packets for a while, nothing else.
+TEST(LevelPolicy, ALevelTakenForABacklogIsLeftWhenThatIsGone) {
+    LevelPolicy policy;
+    SendOver(&policy, 20, true);
+    ASSERT_EQ(policy.level(), 1);
+    for (int i = 0; i < 200 && policy.level() < 3; i++) {
+        policy.Packet(2 * kMs, 8 * kMs, kBytes, kBytes / 3, {true, uint64_t{1} << 20, 0});
+    }
+    ASSERT_EQ(policy.level(), 3);
+    for (int i = 0; i < 100; i++) { // 20 windows
+        policy.Packet(2 * kMs, 8 * kMs, kBytes, kBytes / 3, {true, 0, 0});
+    }
+    EXPECT_EQ(policy.level(), 1);
+}
+
 TEST(LevelPolicy, AHighLevelIsLeftWhenTheLinkIsSeldomWaitedFor) {
     LevelPolicy policy;
     Send(&policy, 500, 2, 40);
