@@ -42,10 +42,9 @@ enum class Received {
     kError,   // what came is no message of this protocol; see last_error()
 };
 
-// What a source member says when it joins; all but the last four as the
+// What a source member says when it joins; from `store` to `filled` as the
 // destination's greeting said.
 struct SourceJoin {
-    const char *policy = nullptr; // SwitchoverPolicyName(); nullptr: independent
     std::string gang;
     std::string member;
     uint32_t members = 0; // of the whole gang
@@ -56,6 +55,7 @@ struct SourceJoin {
     uint64_t filled = 0;    // of them, before this attempt
     uint64_t ram_pages = 0; // of this member
     uint32_t channels = 0;
+    const char *policy = nullptr; // SwitchoverPolicyName(); nullptr: independent
 };
 
 // What a member says when it joins, and when it joins again (as "rejoin-source", with more).

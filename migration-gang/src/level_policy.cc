@@ -17,18 +17,15 @@ void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_by
         Try(worked_ns + waited_ns, raw_bytes, link);
         return;
     }
-    if (link.valid && link.acked < tried_until_) {
-        if (Behind(link)) {
-            return; // what is unsent is the trial's, or waits behind that
-        }
+    if (!link.valid || link.acked >= tried_until_ || !Behind(link)) {
         tried_until_ = 0;
-    }
-    worked_ += worked_ns;
-    waited_ += waited_ns;
-    known_ += link.valid;
-    behind_ += Behind(link);
+        worked_ += worked_ns;
+        waited_ += waited_ns;
+        known_ += link.valid;
+        behind_ += Behind(link);
+        packets_ += raw_bytes != 0;
+    } // else what is unsent is the trial's, or waits behind that
     if (raw_bytes) {
-        packets_++;
         if (incompressible_) {
             incompressible_--;
         } else if (kLevels[step_] != kRaw) {

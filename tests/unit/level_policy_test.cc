@@ -157,6 +157,17 @@ TEST(LevelPolicy, WhatTheTrialLeftUnsentIsNoReasonForAHigherLevel) {
     EXPECT_GE(policy.level(), 3);
 }
 
+TEST(LevelPolicy, WhatDoesNotGetSmallerIsSentRawWhileTheTrialIsUnsent) {
+    LevelPolicy policy;
+    uint64_t acked = 1;
+    for (int i = 0; i < 40; i++) { // the trial, and packets that wait behind it
+        const bool raw = policy.level() == LevelPolicy::kRaw;
+        policy.Packet(2 * kMs, 8 * kMs, kBytes, raw && i < 12 ? kBytes : kBytes - 1,
+                      {true, uint64_t{2} << 20, 0, acked += 1000});
+    }
+    EXPECT_EQ(policy.level(), LevelPolicy::kRaw);
+}
+
 // Whatever the trial has found: that forbids raw packets for a while, nothing else.
 TEST(LevelPolicy, ALevelTakenForABacklogIsLeftWhenThatIsGone) {
     LevelPolicy policy;
