@@ -154,5 +154,27 @@ TEST(GangdKept, PagesThatOnlyOneVmHadAreNotSavedIfToldSo) {
     EXPECT_EQ(first.store->open_slots(), first.store->slots());
 }
 
+TEST(GangdKept, AnotherUserGetsNothingThatWasKept) {
+    if (geteuid() != 0) {
+        GTEST_SKIP() << "only root can become another user: run the tests as root";
+    }
+    Gangd gangd({"--store-keep", "300", "--allow-user", "nobody"});
+    Destination first(gangd, "web", "vm1");
+    first.Fill(2);
+    first.Leave("failed");
+    ASSERT_TRUE(OneKept(gangd));
+    EXPECT_EQ(AsNobody([&] {
+                  RawClient client(gangd.socket);
+                  std::unique_ptr<Store> store;
+                  return client.Hello() && client.Send(DestinationJoinRequest("web", "vm1")) &&
+                         client.Receive().value("op", "") == "store" &&
+                         Store::Open(client.received, &store).ok() && !store->kept() &&
+                         store->NextFilled(0) >= store->slots();
+              }),
+              0);
+    EXPECT_TRUE(NothingKept(gangd));
+    EXPECT_NE(gangd.log().find("another user names its gang"), std::string::npos) << gangd.log();
+}
+
 } // namespace
 } // namespace gang::test

@@ -8,6 +8,8 @@
 #include "gangd_process.h"
 
 #include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 
 #include "board.h"
 #include "destination_member.h"
@@ -398,6 +400,25 @@ TEST_F(Rejoin, WhatIsNoSegmentIsRefused) {
     }
     EXPECT_TRUE(gangd_.Status()["gangs"].empty());
     EXPECT_EQ(gangd_.process->Wait(0), -1) << gangd_.log();
+}
+
+// Whose seals could be changed, gangd could be kept from wiping.
+TEST_F(Rejoin, TheRightBytesWithOtherSealsAreRefused) {
+    constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    for (int seals : {F_SEAL_SHRINK | F_SEAL_GROW, F_SEAL_GROW | F_SEAL_SEAL, kSeals}) {
+        Fd copy;
+        *copy.out() = memfd_create("copy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        struct stat st = {};
+        ASSERT_EQ(fstat(directory_fd_.get(), &st), 0);
+        off_t at = 0;
+        while (at < st.st_size) {
+            ASSERT_GT(sendfile(copy.get(), directory_fd_.get(), &at,
+                               static_cast<size_t>(st.st_size - at)),
+                      0);
+        }
+        ASSERT_EQ(fcntl(copy.get(), F_ADD_SEALS, seals), 0);
+        EXPECT_EQ(Say(source_, copy.get()), seals == kSeals ? "rejoined" : "invalid") << why_;
+    }
 }
 
 TEST_F(Rejoin, HeadersThatLieAreRefused) {
