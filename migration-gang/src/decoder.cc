@@ -210,8 +210,14 @@ Status Decoder::Bind(const Memory &memory) {
         }
     }
     memory_ = memory;
-    if (made_.size() < pages_.size() * kPageSize) {
-        made_.resize(pages_.size() * kPageSize);
+    if (const size_t size = pages_.size() * kPageSize; made_.size() < size) {
+        made_.resize(size); // and at once what a later packet of as many pages can need
+        iov_.reserve(pages_.size() + 1);
+        shared_.reserve(pages_.size());
+        bases_.reserve(pages_.size());
+        for (auto *buffer : {&blocks_, &frame_, &prefix_, &plain_}) {
+            buffer->reserve(size);
+        }
     }
     return Status::Ok();
 }
