@@ -17,6 +17,7 @@ void LevelPolicy::Packet(uint64_t worked_ns, uint64_t waited_ns, uint64_t raw_by
         Try(worked_ns + waited_ns, raw_bytes, link);
         return;
     }
+    Reconsider(worked_ns + waited_ns, link);
     if (!link.valid || link.acked >= tried_until_ || !Behind(link)) {
         tried_until_ = 0;
         worked_ += worked_ns;
@@ -105,10 +106,32 @@ void LevelPolicy::Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link) {
         }
         step_ = kFirst;
         last_move_ = 0;
-        tried_until_ = link.acked ? link.acked + kTrialShare * (link.unsent + raw_bytes) : 0;
+        backlog_ = link.unsent + raw_bytes;
+        backlog_ns_ = 0;
+        try_acked_ = link.acked;
+        tried_until_ = link.acked ? link.acked + kTrialShare * backlog_ : 0;
         compress_until_ = windows_ + kHold;
     } else if (tried_bytes_ >= kTryBytes) {
         trying_ = false;
+    }
+}
+
+// A receiver that did not get a CPU for a moment looks like a slow link.  How fast
+// what the trial left behind has gone tells them apart.
+void LevelPolicy::Reconsider(uint64_t ns, const LinkState &link) {
+    if (!backlog_) {
+        return;
+    }
+    backlog_ns_ += ns;
+    if (!link.valid || !tried_until_) {
+        backlog_ = 0;
+    } else if (link.acked - try_acked_ >= backlog_) {
+        if (RawIsFaster(backlog_, backlog_ns_)) {
+            step_ = 0;
+            tried_until_ = compress_until_ = 0;
+            last_move_ = -1;
+        }
+        backlog_ = 0;
     }
 }
 

@@ -67,9 +67,10 @@ class LevelPolicy {
     // What a channel has in its socket then is gone, at the latest, when so many times as
     // much has arrived: level 1 adds to it meanwhile.
     static constexpr uint64_t kTrialShare = 4;
-    static constexpr uint64_t kBegin = 8, kTryBytes = 2 << 20, kSlow = 3, kSlowBytes = 1 << 20;
+    static constexpr uint64_t kBegin = 3, kTryBytes = 2 << 20, kSlow = 3, kSlowBytes = 1 << 20;
 
     void Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link);
+    void Reconsider(uint64_t ns, const LinkState &link);
     bool RawIsFaster(uint64_t acked, uint64_t ns) const;
     bool Behind(const LinkState &link) const;
     void Decide(const LinkState &link);
@@ -81,6 +82,7 @@ class LevelPolicy {
     uint64_t begun_ = 0, tried_bytes_ = 0, tries_behind_ = 0, tried_unsent_ = 0, tried_ns_ = 0;
     uint64_t try_acked_ = 0; // when the first raw packet was made
     uint64_t tried_until_ = 0; // acked: until then what is unsent may be the trial's
+    uint64_t backlog_ = 0, backlog_ns_ = 0; // what the trial left unsent, and its age
     uint64_t compress_until_ = 0; // windows_: the trial has found the link slow
     uint64_t made_bytes_ = 0, made_ns_ = 0; // of compressed packets, the older the less
     uint64_t worked_ = 0, waited_ = 0, packets_ = 0; // of this window
