@@ -117,7 +117,8 @@ void LevelPolicy::Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link) {
 }
 
 // A receiver that did not get a CPU for a moment looks like a slow link.  How fast
-// what the trial left behind has gone tells them apart.
+// what the trial left behind has gone tells them apart, if by a wide margin: one
+// channel may have a link for itself for so long.
 void LevelPolicy::Reconsider(uint64_t ns, const LinkState &link) {
     if (!backlog_) {
         return;
@@ -126,7 +127,7 @@ void LevelPolicy::Reconsider(uint64_t ns, const LinkState &link) {
     if (!link.valid || !tried_until_) {
         backlog_ = 0;
     } else if (link.acked - try_acked_ >= backlog_) {
-        if (RawIsFaster(backlog_, backlog_ns_)) {
+        if (RawIsFaster(backlog_ / kClearly, backlog_ns_)) {
             step_ = 0;
             tried_until_ = compress_until_ = 0;
             last_move_ = -1;

@@ -67,6 +67,7 @@ class LevelPolicy {
     // What a channel has in its socket then is gone, at the latest, when so many times as
     // much has arrived: level 1 adds to it meanwhile.
     static constexpr uint64_t kTrialShare = 4;
+    static constexpr uint64_t kClearly = 3; // times as fast
     static constexpr uint64_t kBegin = 3, kTryBytes = 2 << 20, kSlow = 3, kSlowBytes = 1 << 20;
 
     void Try(uint64_t ns, uint64_t raw_bytes, const LinkState &link);
