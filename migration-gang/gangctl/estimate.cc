@@ -37,12 +37,20 @@ constexpr const char *kFdName = "gang-estimate-directory";
 constexpr uint64_t kOtherBytes = 64 << 20;
 // Of the main channel, for each VM: devices' state, SYNC packets, section headers.
 constexpr uint64_t kStateBytes = 256 << 10;
+// How long writes of running guests are counted.
+constexpr int kDirtyMs = 1000;
+constexpr double kMiB = 1 << 20;
+// A gang of which each round leaves more than this part of the one before to be sent
+// again needs more bandwidth, or guests that write less.
+constexpr double kConverges = 0.9;
 
 struct Scanned {
     VmPlan plan;
     std::unique_ptr<QmpClient> qmp;
     uint32_t member = 0;
     std::string status = "none";
+    bool counts_writes = false;
+    double dirty_rate = 0;                      // bytes a second of pages written
     uint64_t ram_bytes = 0;                     // without firmware and the like
     uint64_t zero = 0, other = 0, distinct = 0; // pages
     uint64_t sent = 0, referenced = 0, published = 0, payload = 0, metadata = 0;
@@ -77,6 +85,9 @@ class Estimation {
         Status status = Connect();
         status = status.ok() ? MakeDirectory() : status;
         for (size_t i = 0; i < vms_.size() && status.ok(); i++) {
+            status = Named(vms_[i], CountWrites(&vms_[i]));
+        }
+        for (size_t i = 0; i < vms_.size() && status.ok(); i++) {
             status = Named(vms_[i], Scan(&vms_[i]));
         }
         status = status.ok() ? Wait("scanning", "scanned") : status;
@@ -88,7 +99,7 @@ class Estimation {
         begun = NowMs();
         status = status.ok() ? Wait("coding", "done") : status;
         code_ms_ = NowMs() - begun;
-        return status;
+        return status.ok() ? DirtyRates() : status;
     }
     json Report() const;
 
@@ -109,6 +120,58 @@ class Estimation {
             vm.ram_bytes = base + plugged;
         }
         return Status::Ok();
+    }
+
+    // Begins to count, in QEMU, what a running guest writes; in another way where the
+    // first does not go with how QEMU logs writes.
+    static Status CountWrites(Scanned *vm) {
+        json info;
+        Status status = vm->qmp->Execute("query-status", {}, &info);
+        bool running = false;
+        if (!status.ok() || !info.is_object() || !(running = info.value("running", false))) {
+            return status;
+        }
+        for (const char *mode : {"dirty-bitmap", "dirty-ring", "page-sampling"}) {
+            if (!vm->counts_writes) {
+                vm->counts_writes = vm->qmp
+                                        ->Execute("calc-dirty-rate",
+                                                  {{"calc-time", kDirtyMs},
+                                                   {"calc-time-unit", "millisecond"},
+                                                   {"mode", mode}},
+                                                  &info)
+                                        .ok();
+            }
+        }
+        return Status::Ok();
+    }
+
+    // What CountWrites() has found.  QEMU tells whole MiB a second, rounded down.
+    Status DirtyRates() {
+        for (Scanned &vm : vms_) {
+            std::string state = "measuring";
+            while (vm.counts_writes && state == "measuring") {
+                json info;
+                Status status = Named(vm, vm.qmp->Execute("query-dirty-rate", {}, &info));
+                if (!status.ok() || interrupts || NowMs() >= deadline_) {
+                    return status.ok() ? Given() : status;
+                }
+                uint64_t rate = 0;
+                GetString(info, "status", &state);
+                if (GetUint(info, "dirty-rate", 1 << 30, &rate) && rate) {
+                    vm.dirty_rate = (static_cast<double>(rate) + 0.5) * kMiB;
+                }
+                if (state == "measuring") {
+                    poll(nullptr, 0, kPollMs);
+                }
+            }
+        }
+        return Status::Ok();
+    }
+
+    Status Given() const {
+        return interrupts ? Status(gang::Code::kInvalid, "interrupted")
+                          : Status(gang::Code::kUnavailable,
+                                   fmt::format("not done in {} s", options_.timeout_s));
     }
 
     Status MakeDirectory() {
@@ -181,12 +244,8 @@ class Estimation {
             if (all) {
                 return Status::Ok();
             }
-            if (interrupts) {
-                return {gang::Code::kInvalid, "interrupted"};
-            }
-            if (NowMs() >= deadline_) {
-                return {gang::Code::kUnavailable,
-                        fmt::format("not done in {} s", options_.timeout_s)};
+            if (interrupts || NowMs() >= deadline_) {
+                return Given();
             }
             poll(nullptr, 0, kPollMs);
         }
@@ -215,6 +274,7 @@ class Estimation {
 json Estimation::Report() const {
     uint64_t ram = 0, zero = 0, other = 0, duplicates = 0, within = 0, distinct_sum = 0;
     uint64_t sent = 0, fresh = 0, published = 0, payload = 0, metadata = 0;
+    double dirty_rate = 0;
     json list = json::array();
     for (const Scanned &vm : vms_) {
         uint64_t distinct = std::min(vm.distinct, vm.other);
@@ -229,12 +289,14 @@ json Estimation::Report() const {
         published += vm.published;
         payload += vm.payload;
         metadata += vm.metadata;
+        dirty_rate += vm.dirty_rate;
         list.push_back({{"name", vm.plan.name},
                         {"ram_bytes", vm.ram_bytes},
                         {"zero_bytes", vm.zero * kPageSize},
                         {"nonzero_bytes", vm.other * kPageSize},
                         {"duplicate_within_bytes", (vm.other - distinct) * kPageSize},
-                        {"distinct_bytes", distinct * kPageSize}});
+                        {"distinct_bytes", distinct * kPageSize},
+                        {"dirty_rate", vm.dirty_rate}});
     }
     const uint64_t distinct = other - std::min(other, duplicates);
     const uint64_t across = distinct_sum - std::min(distinct_sum, distinct);
@@ -249,8 +311,23 @@ json Estimation::Report() const {
     auto scaled = [](uint64_t n, double by) {
         return static_cast<uint64_t>(static_cast<double>(n) * by);
     };
-    const uint64_t bytes =
+    const uint64_t first =
         scaled(payload, contents) + scaled(metadata, pages) + vms_.size() * kStateBytes;
+    const uint64_t code_ms = scaled(static_cast<uint64_t>(code_ms_), pages);
+    // The link, or the packets' making, sets the pace.
+    auto pace_ms = [&](double bytes) {
+        return options_.bandwidth ? bytes * 1000 / static_cast<double>(options_.bandwidth) : 0;
+    };
+    const double round_ms = std::max(pace_ms(static_cast<double>(first)),
+                                     static_cast<double>(code_ms));
+    // What is written while the first round passes has been sent by then with a chance of
+    // one half.  It is sent again, as one of the pages that no other has; and what is
+    // written meanwhile, again.
+    const double coded = fresh ? static_cast<double>(payload) / static_cast<double>(fresh) : 0;
+    const double again = dirty_rate / kPageSize * coded; // bytes a second
+    const double ratio = options_.bandwidth ? again / static_cast<double>(options_.bandwidth) : 0;
+    const double more = again * round_ms / 2000 / (1 - std::min(ratio, kConverges));
+    const uint64_t bytes = first + static_cast<uint64_t>(more);
     const uint64_t store =
         std::min(scaled(published, contents), distinct) * (kPageSize + sizeof(gang::SlotMeta));
     json report = {
@@ -263,18 +340,18 @@ json Estimation::Report() const {
         {"distinct_bytes", distinct * kPageSize},
         {"sampled",
          other ? std::min(1.0, static_cast<double>(sent) / static_cast<double>(other)) : 1.0},
+        {"dirty_rate", dirty_rate},
+        {"first_round_bytes", first},
         {"expected_bytes", bytes},
         {"store_bytes", store},
         {"destination_bytes", ram + store},
         {"scan_ms", scan_ms_},
-        {"code_ms", scaled(static_cast<uint64_t>(code_ms_), pages)}};
-    if (options_.bandwidth) {
-        // A member scans before it sends; the link, or the packets' making, sets the pace.
-        auto wire = static_cast<double>(bytes) * 1000 / static_cast<double>(options_.bandwidth);
+        {"code_ms", code_ms}};
+    if (options_.bandwidth) { // a member scans before it sends
         report["bandwidth"] = options_.bandwidth;
-        report["estimated_ms"] =
-            static_cast<uint64_t>(scan_ms_) +
-            std::max(static_cast<uint64_t>(wire), report["code_ms"].get<uint64_t>());
+        report["converges"] = ratio < kConverges;
+        report["estimated_ms"] = static_cast<uint64_t>(static_cast<double>(scan_ms_) + round_ms +
+                                                       pace_ms(more));
     }
     return report;
 }
@@ -301,6 +378,13 @@ void Print(const json &report) {
     if (report.contains("estimated_ms")) {
         fmt::print(", {:.1f} s at {}/s", report["estimated_ms"].get<double>() / 1000,
                    Size(report, "bandwidth"));
+    }
+    if (report["dirty_rate"].get<double>() > 0) {
+        fmt::print("\nwritten        {}/s", Size(report, "dirty_rate"));
+        if (!report.value("converges", true)) {
+            fmt::print("; at this bandwidth it will not converge by itself: give it more, see "
+                       "--patience, or move fewer VMs at once");
+        }
     }
     fmt::print("\nmemory there   {}: guests {}, store {}\n", Size(report, "destination_bytes"),
                Size(report, "ram_bytes"), Size(report, "store_bytes"));

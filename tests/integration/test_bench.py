@@ -117,6 +117,7 @@ def test_every_case_has_a_run_before_any_is_repeated_and_the_first_mode_changes(
     cases = matrix.cases(["idle"], None, [1], [0])
     runs = matrix.order(cases, 3, 1)
     assert len(runs) == len(set(runs)) == 4 * len(cases)
+    assert {run.kind for run in runs} == {"rows", "outside"}
     firsts = [runs[i * len(cases)] for i in range(4)]
     assert [(r.repetition, r.outside) for r in firsts] == [(0, False), (0, True), (1, False), (2, False)]
     assert len({r.case.mode for r in firsts}) == 4
@@ -130,7 +131,7 @@ def test_the_targets_runs_bring_every_target_and_need_no_other_case():
     # What is left when the budget ends it: all cases, before any is repeated.
     first = next(i for i, run in enumerate(runs) if run.repetition)
     assert {run.case for run in runs[:first]} == {run.case for run in runs}
-    pairs = [[run.case.mode for run in runs if (run.case.workload, run.outside) == ("web", False)
+    pairs = [[run.case.mode for run in runs if (run.case.workload, run.kind) == ("web", "rows")
               and run.repetition == i][:2] for i in range(2)]
     assert pairs[0] == pairs[1][::-1]
 
@@ -253,7 +254,10 @@ def made_up(cases, repetitions=3, runs=None):
             row["outage_ms"] = [300.0 if case.mode == "gang-auto" else 250.0] * case.n
         else:
             row["ram_identical"] = True
-        found["outside" if run.outside else "rows"].append(row)
+        if run.estimate:  # too high by a tenth, and by a half
+            row["estimate"] = {"expected_bytes": int(1.1 * size), "estimated_ms": 1500 * seconds,
+                               "store_bytes": 1 << 20}
+        found[run.kind].append(row)
     for workload, n in sorted({(c.workload, c.n) for c in cases}):
         found["floors"].append({
             "workload": workload, "n": n, "pages": 1000, "zero_pages": 100, "nonzero_pages": 900,
@@ -322,7 +326,7 @@ def test_what_was_not_measured_is_no_verdict():
 
 
 def test_the_page_of_a_whole_matrix(tmp_path):
-    found = made_up(matrix.standard())
+    found = made_up([], runs=matrix.order(matrix.standard(), 3, 1) + matrix.estimated_runs(3))
     found["failures"] = [{"workload": "dirty", "mode": "stock-precopy", "n": 8, "link_mbit": 200,
                           "repetition": 0, "outside": False, "reason": "did <not> end"}]
     text = page.page(found)
@@ -346,6 +350,16 @@ def test_markdown_tables_have_as_many_columns_everywhere():
         assert sheet.rows and all(len(row) == len(sheet.head) for row in sheet.rows), sheet.title
         lines = markdown.render(sheet).splitlines()[2:]
         assert len({line.count("|") for line in lines if line}) == 1
+
+
+def test_estimates_have_their_errors_and_are_no_rows():
+    found = made_up([], runs=matrix.estimated_runs(2))
+    assert not found["rows"] and len(found["estimates"]) == 2 * len(matrix.ESTIMATED)
+    sheet = tables.estimates(tables.View(found))
+    assert len(sheet.rows) == len(matrix.ESTIMATED)
+    for row in sheet.rows:
+        assert (row[3], row[6]) == ("10.0", "50.0") and len(row) == len(sheet.head)
+    assert sheet in list(markdown.sheets(tables.View(found)))
 
 
 def test_rows_of_programs_that_changed_are_measured_again():

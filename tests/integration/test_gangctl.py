@@ -19,11 +19,11 @@ from ganglib.process import Process, product, wait_for
 pytestmark = pytest.mark.link(200)
 
 
-def waiting(bed, sources):
+def waiting(bed, sources, label=""):
     """Destinations that nobody has told anything."""
     members = []
     for source in sources:
-        destination = gang.destination_of(source, bed.hosts.b)
+        destination = gang.destination_of(source, bed.hosts.b, label=label)
         bed.closers.append(destination.close)
         members.append(gang.Member(source, destination, gang.PORT + source.spec.index))
     return members
@@ -70,15 +70,45 @@ def test_inv6_ctrl_c_cancels_the_gang_and_leaves_every_vm_running(bed):
         member.source.wait_beats(2)
 
 
+def test_gangctl_again_after_ctrl_c_sends_what_is_missing(bed):
+    """With destinations that were started anew, as after any failure."""
+    gangds, sources = bed.gangds(), bed.guests(2)
+    whole = estimate(vm_options(sources))["expected_bytes"]
+    before = bed.hosts.wire_bytes()
+    members = waiting(bed, sources)
+    process = gangctl(bed, gangds, members, "--gang-max-bandwidth", "4M")
+    wait_for(lambda: bed.hosts.wire_bytes() - before > 0.7 * whole, 120, "the gang to send", poll=0.01)
+    process.kill(signal.SIGINT)
+    assert process.child.wait(60) == 130, process.output()
+    wait_for(lambda: status_of(gangds[1])["kept"], 60, "the store to be kept")
+    for member in members:
+        member.destination.close()
+    before = bed.hosts.wire_bytes()
+    members = waiting(bed, sources, label="-again")
+    process = gangctl(bed, gangds, members)
+    assert process.child.wait(120) == 0, process.output()
+    gang.wait(members, 10)
+    gang.check(members)
+    sent = bed.hosts.wire_bytes() - before
+    print(f"{sent / 1e6:.1f} MB of {whole / 1e6:.1f}")
+    assert sent < 0.6 * whole
+    assert not status_of(gangds[1])["kept"]
+    gang.run_at_destination(members)
+
+
+def status_of(gangd):
+    out = subprocess.run([product("gangctl"), "status", "--json", "--socket", gangd.socket],
+                         check=True, capture_output=True, text=True, timeout=30).stdout
+    return json.loads(out)
+
+
 def test_gangctl_status_shows_the_gang(bed):
     gangds = bed.gangds()
     members = bed.prepare(bed.guests(2), gangds, gang_id="web")
     gang.start(members, bed.hosts, gangds, gang_id="web")
     gang.wait_sending(members, 2)
-    out = subprocess.run([product("gangctl"), "status", "--json", "--socket", gangds[0].socket],
-                         check=True, capture_output=True, text=True, timeout=30).stdout
+    out = json.dumps(status_of(gangds[0]))
     assert "web" in out and all(m.source.name in out for m in members)
-    json.loads(out)
     gang.wait(members, 120)
     gang.check(members)
 
@@ -127,10 +157,18 @@ def test_estimate_of_running_guests_of_a_sample_leaves_them_running(bed):
     sources = bed.guests(2, "dirty")
     told = estimate(vm_options(sources) + ["--sample-pages", "8000"])
     assert told["sampled"] < 0.9
+    assert told["dirty_rate"] > 1 << 20 and "converges" not in told
+    assert told["expected_bytes"] > told["first_round_bytes"]
     assert 0 < told["expected_bytes"] < told["nonzero_bytes"]
     for source in sources:
         assert source.cmd("query-gang-estimate")["status"] == "none"
         source.wait_beats(1)
+    # Half of what they write in a second is carried in one.
+    less = estimate(vm_options(sources) + ["--sample-pages", "8000", "--bandwidth",
+                                           str(int(told["dirty_rate"] / 20))])
+    assert not less["converges"]
+    more = estimate(vm_options(sources) + ["--sample-pages", "8000", "--bandwidth", "1G"])
+    assert more["converges"] and more["estimated_ms"] < less["estimated_ms"]
 
 
 @pytest.mark.link(500)

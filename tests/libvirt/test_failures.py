@@ -80,6 +80,20 @@ def test_a_domain_whose_destination_dies_stays_and_the_others_arrive(rig):
     rig.check_move([bad], gang="later")
 
 
+def test_all_or_nothing_none_leaves_when_one_destination_dies(rig):
+    bad, *others = domains = rig.domains(3)
+    there = rig.ways(domains)[1]
+    rig.net.shape(SLOW)
+    process = rig.start_move(domains, "--gang-policy", "all-or-nothing")
+    os.kill(int(there.read(f"run/libvirt/qemu/{bad.name}.pid")), signal.SIGKILL)
+    assert wait_end(process) == 1
+    for domain in domains:
+        assert f"Domain '{domain.name}' did not migrate: " in process.output()
+    rig.check_stayed(domains)
+    rig.net.shape(0)
+    rig.check_move(domains, gang="later")
+
+
 def test_an_interrupted_virsh_aborts_all_and_they_can_migrate_later(rig):
     domains = rig.domains(3)
     rig.net.shape(SLOW)
@@ -279,6 +293,8 @@ def test_a_companion_that_qemu_does_not_have_is_refused_by_name(rig):
     for name in missing:
         with pytest.raises(VirshError, match=f"Migration parameter 'gang-{name}' is not supported"):
             rig.migrate([domain], f"--gang-{name}", "any")
+    with pytest.raises(VirshError, match="gang-policy"):
+        rig.migrate([domain], "--gang-policy", "nonsense")
     with pytest.raises(VirshError, match="gang-compression"):
         rig.migrate([domain], "--gang-compression", "nonsense")
     rig.check_stayed([domain])

@@ -108,6 +108,22 @@ def test_jobinfo_shows_what_the_gang_saves(rig):
     rig.go_on(domains)
 
 
+@pytest.mark.parametrize("policy", ["together", "all-or-nothing"])
+def test_switchover_policies(rig, policy):
+    """libvirt sets pause-before-switchover and lets each domain go on by itself."""
+    domains = rig.domains(2)
+    sources = [domain.ram() for domain in domains]
+    rig.net.shape(100)
+    process = rig.start_move(domains, "--gang-policy", policy)
+    told = [domain.monitor("query-migrate-parameters")["gang-policy"] for domain in domains]
+    rig.net.shape(0)
+    assert process.child.wait(60) == 0, process.output()
+    assert told == [policy] * 2
+    rig.arrived(domains)
+    rig.check_ram(domains, sources)
+    rig.go_on(domains)
+
+
 def test_members_that_an_orchestrator_starts_one_by_one(rig):
     first, second = domains = rig.domains(2)
     sources = [domain.ram() for domain in domains]

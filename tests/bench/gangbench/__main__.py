@@ -99,6 +99,9 @@ def arguments(argv=None):
     axes.add_argument("--targets", action="store_true",
                       help="the cases that the targets need, the most telling first, with 1 GiB "
                            "guests: some 50 minutes on two cores")
+    axes.add_argument("--estimates", action="store_true",
+                      help="only what gangctl estimate expects, against what is sent: part of "
+                           "--targets")
     axes.add_argument("--full", action="store_true", help="the product of all axes")
     axes.add_argument("--no-floor", action="store_true", help="do without the floor")
     axes.add_argument("--entropy", action="store_true",
@@ -121,9 +124,9 @@ def arguments(argv=None):
     files.add_argument("--from", dest="source", metavar="JSON",
                        help="measure nothing: draw the page from these figures")
     args = p.parse_args(argv)
-    if args.targets and (args.workloads or args.modes or args.sizes or args.links or args.quick
+    if (args.targets or args.estimates) and (args.workloads or args.modes or args.sizes or args.links or args.quick
                          or args.full):
-        p.error("--targets says itself what is measured")
+        p.error("--targets and --estimates say themselves what is measured")
     args.repetitions = args.repetitions or (1 if args.quick else 3)
     args.outside = 1 if args.outside is None else args.outside
     args.json = args.json or os.path.join(floors.FOLDER, "bench.json")
@@ -189,7 +192,9 @@ class Session:
         os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
         self.figures["machine"] = machine()
         self.figures["settings"] = self.settings()
-        if args.targets:
+        if args.estimates:
+            runs = matrix.estimated_runs(args.repetitions)
+        elif args.targets:
             runs = matrix.target_runs(args.repetitions, args.outside)
         else:
             runs = matrix.order(matrix.cases(args.workloads, args.modes, args.sizes, args.links,
@@ -198,7 +203,7 @@ class Session:
         found = {case.n for case in fitting}
         self.entropy_size = matrix.BASE_SIZE if matrix.BASE_SIZE in found else max(found, default=0)
         self.runs = [run for run in runs if run.case in fitting
-                     and (self.key(run), run.outside) not in have]
+                     and (self.key(run), run.kind) not in have]
         self.clock = matrix.Clock(self.runs, args.memory)
 
     @staticmethod
@@ -279,7 +284,7 @@ class Session:
         else:
             row["floor_bytes"] = floor
             row["build"] = self.builds[self.kind(run)]
-            self.figures["outside" if run.outside else "rows"].append(row)
+            self.figures[run.kind].append(row)
             self.tell(row)
         self.clock.done(run, time.monotonic() - t0)
         store.save(self.figures, self.args.json)
@@ -302,6 +307,8 @@ class Session:
         text = (f"  {row['wire_bytes'] / 1e6:.1f} MB, {row['total_s']:.2f} s, downtime"
                 f" {max(row['downtime_ms']):.0f} ms, CPU {row['cpu_src_s']:.1f}"
                 f" + {row['cpu_dst_s']:.1f} s")
+        if "estimate" in row:
+            text += f", estimated {row['estimate']['expected_bytes'] / 1e6:.1f} MB"
         if "outage_ms" in row:
             text += f", outage {max(v or 0 for v in row['outage_ms']):.0f} ms"
         else:
@@ -322,15 +329,15 @@ class Session:
         self.figures["left_out"] = [str(run) for run in runs]
         cases = {}
         for run in runs:
-            cases.setdefault(run.case, []).append(
-                f"{'outside ' if run.outside else ''}{run.repetition + 1}")
+            what = {"rows": "", "outside": "outside ", "estimates": "estimated "}[run.kind]
+            cases.setdefault(run.case, []).append(f"{what}{run.repetition + 1}")
         say(f"the budget of {self.args.budget} minutes leaves out {len(runs)} runs, about"
             f" {clock(self.clock.left())}; --resume measures them:")
         for case, which in cases.items():
             say(f"  {case}: {', '.join(which)}")
 
     def measure(self):
-        kept = len(self.figures["rows"]) + len(self.figures["outside"])
+        kept = sum(len(self.figures[kind]) for kind in ("rows", "outside", "estimates"))
         if kept:
             say(f"{kept} runs are kept from {self.args.json}")
         self.boot()
@@ -379,7 +386,8 @@ def main():
     write(args, session.figures)
     say(f"figures: {args.json}")
     say("\n" + markdown.plain(tables.verdicts(tables.View(session.figures))))
-    wrong = [row for row in session.figures["rows"] if not row["ram_identical"]]
+    wrong = [row for kind in ("rows", "estimates") for row in session.figures[kind]
+             if not row["ram_identical"]]
     for text, found in (("runs failed", session.figures["failures"]),
                         ("runs arrived with other RAM", wrong)):
         if found:

@@ -5,6 +5,7 @@
     rows       one a repetition, with the oracle's word
     outside    the same, of runs whose guest ran on at once: no oracle, but the
                outage that a client saw
+    estimates  as rows, of runs that gangctl estimated before: "estimate" is its report
     floors     gang_floor's figures, by workload and n
     failures   runs that gave no row, and why
     left_out   runs that the budget had no time for
@@ -19,7 +20,7 @@ VERSION = 1
 
 def empty():
     return {"version": VERSION, "machine": {}, "settings": {}, "rows": [], "outside": [],
-            "floors": [], "failures": [], "left_out": []}
+            "estimates": [], "floors": [], "failures": [], "left_out": []}
 
 
 def load(path):
@@ -44,12 +45,12 @@ def identity(row):
 
 
 def measured(figures, builds):
-    """What need not be measured again: (identity, outside) of the rows that
+    """What need not be measured again: (identity, kind) of the rows that
     today's programs would give.  Rows and failures of other builds are dropped."""
     have = set()
-    for kind in ("rows", "outside"):
+    for kind in ("rows", "outside", "estimates"):
         figures[kind] = [row for row in figures[kind]
                          if row["build"] == builds["gang" if "gang-" in row["mode"] else "stock"]]
-        have |= {(identity(row), kind == "outside") for row in figures[kind]}
+        have |= {(identity(row), kind) for row in figures[kind]}
     figures["failures"], figures["left_out"] = [], []  # they are tried again
     return have

@@ -49,6 +49,8 @@ def sheets(view):
     memory = tables.memory(view)
     if memory.rows:
         yield memory
+    if view.figures["estimates"]:
+        yield tables.estimates(view)
     if view.figures["left_out"]:
         yield tables.left_out(view)
     if view.figures["failures"]:

@@ -32,14 +32,21 @@ class Case:
 @dataclass(frozen=True)
 class Run:
     """outside: the destination runs its guest at once, for the client outside.
-    Otherwise it holds it for the oracle; one run cannot do both."""
+    Otherwise it holds it for the oracle; one run cannot do both.  estimate: gangctl
+    estimates it first, which costs the guests some seconds, so it is not compared."""
     case: Case
     repetition: int
     outside: bool = False
+    estimate: bool = False
+
+    @property
+    def kind(self):
+        """The list of figures that its row belongs to."""
+        return "outside" if self.outside else "estimates" if self.estimate else "rows"
 
     def __str__(self):
-        kind = "seen from outside" if self.outside else "repetition"
-        return f"{self.case}, {kind} {self.repetition + 1}"
+        kind = {"outside": "seen from outside", "estimates": "estimated", "rows": "repetition"}
+        return f"{self.case}, {kind[self.kind]} {self.repetition + 1}"
 
 
 def product(workloads, modes, sizes, links):
@@ -125,6 +132,19 @@ ONCE = (
     ("idle", 4, 1000, ("stock-precopy", "stock-xbzrle")),
     ("idle", 2, 1000, ("stock-multifd-zstd", "gang-auto")),
 )
+ESTIMATED = (
+    ("idle", 4, 1000, ("gang-auto",)),
+    ("idle", 4, 200, ("gang-auto",)),
+    ("dirty", 4, 1000, ("gang-auto",)),
+    ("redis", 4, 1000, ("gang-auto",)),
+    ("web", 4, 1000, ("gang-auto",)),
+)
+
+
+def estimated_runs(repetitions):
+    return [Run(Case(workload, mode, n, link), repetition, estimate=True)
+            for repetition in range(repetitions)
+            for workload, n, link, modes in ESTIMATED for mode in modes]
 
 
 def target_runs(repetitions, outside):
@@ -141,7 +161,7 @@ def target_runs(repetitions, outside):
             first = repetition % len(modes)
             runs += [Run(Case(workload, mode, n, link), repetition, is_outside)
                      for mode in modes[first:] + modes[:first]]
-    return runs
+    return runs + estimated_runs(repetitions)
 
 
 # How long: on two cores of 2.4 GHz, both hosts on them.

@@ -12,7 +12,7 @@ import time
 
 from ganglib import gang, net, oracle, vm
 from ganglib.memory import touch_memory, wanted_mib
-from ganglib.process import BUILD, Process, wait_for
+from ganglib.process import BUILD, Process, product, wait_for
 from ganglib.qmp import QMPError
 
 from . import pulse
@@ -151,6 +151,17 @@ def _migrate(run, memory_mb, members, gangds, hosts):
     return figures, start, end, peak
 
 
+def _estimate(members, link_mbit):
+    """What gangctl expects of the gang, whose guests run on."""
+    command = [product("gangctl"), "estimate", "--json"]
+    if link_mbit:
+        command += ["--bandwidth", str(link_mbit * 1000000 // 8)]
+    for m in members:
+        command += ["--vm", f"name={m.source.name},source={m.source.ctl_path}"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    return json.loads(out)
+
+
 def _run_on(members):
     """The guests go on by themselves at B; none may have found damage."""
     beats = [len(m.destination.beats()) for m in members]
@@ -181,6 +192,7 @@ def _row(run, memory_mb, rundir, resources):
     time.sleep(SETTLE_S)
     steady = time.monotonic()
     time.sleep(BEFORE_S)
+    told = _estimate(members, run.case.link_mbit) if run.estimate else None
     figures, start, end, peak = _migrate(run, memory_mb, members, gangds, hosts)
     if run.outside:
         _run_on(members)
@@ -200,6 +212,8 @@ def _row(run, memory_mb, rundir, resources):
     if run.outside:
         figures["outage_ms"] = [_outage(r, start, end) for r in records]
         figures["handover_ms"] = [pulse.handover(r) for r in records]
+    if told:
+        figures["estimate"] = told
     figures["touch_s"] = round(touch_s, 2)
     if unknown:
         figures["not_set"] = unknown

@@ -316,6 +316,16 @@ def beside_paper(view):
         mode_legend(modes), pair(*parts), pair(*bars), table(tables.downtimes(view, view.link)))
 
 
+def estimate(view):
+    if not view.figures["estimates"]:
+        return ""
+    return section(
+        "estimate", "Estimates",
+        "gangctl estimate scans running guests and makes the packets of a first round without sending "
+        "them; then these same gangs moved. The errors are of each run, their median, least and most.",
+        table(tables.estimates(view)))
+
+
 def settings(view):
     m = view.figures["machine"]
     facts = [
@@ -351,9 +361,9 @@ def warnings(view):
     return found
 
 
-SECTIONS = (traffic, by_link, scaling, ablation, downtime, cpu, guests, beside_paper)
+SECTIONS = (traffic, by_link, scaling, ablation, downtime, cpu, guests, estimate, beside_paper)
 NAMES = {"traffic": "Traffic and time", "links": "Links", "scaling": "Gang size",
-         "ablation": "Ablation", "downtime": "Downtime", "cpu": "CPU", "guests": "Guests",
+         "ablation": "Ablation", "downtime": "Downtime", "cpu": "CPU", "guests": "Guests", "estimate": "Estimates",
          "paper": "The paper", "how": "How"}
 
 

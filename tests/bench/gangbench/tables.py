@@ -253,6 +253,31 @@ def pages(view, workload, n, link):
     return sheet
 
 
+def estimates(view):
+    """What gangctl estimate said of gangs before they moved."""
+    sheet = Sheet("gangctl estimate, and what was then sent", [
+        "gang", "expected MB", "sent MB", "error %", "expected s", "took s", "error %",
+        "expected store MB", "store MB"], [])
+    groups = {}
+    for row in view.figures["estimates"]:
+        groups.setdefault((row["workload"], row["n"], row["link_mbit"]), []).append(row)
+    for (workload, n, link), rows in groups.items():
+        def error(told, real, factor=1, rows=rows):
+            return cell(r["estimate"][told] * factor / r[real] - 1 for r in rows
+                        if told in r["estimate"])
+
+        def of(name, rows=rows):
+            return cell(r["estimate"].get(name) for r in rows)
+        sheet.rows.append([
+            f"{workload} x{n}, {link_name(link)}",
+            text(of("expected_bytes"), 1, 1e-6), text(cell(r["wire_bytes"] for r in rows), 1, 1e-6),
+            text(error("expected_bytes", "wire_bytes"), 1, 100),
+            text(of("estimated_ms"), 2, 1e-3), text(cell(r["total_s"] for r in rows), 2),
+            text(error("estimated_ms", "total_s", 1e-3), 1, 100),
+            text(of("store_bytes"), 1, 1e-6), text(cell(r["store_bytes"] for r in rows), 1, 1e-6)])
+    return sheet
+
+
 def left_out(view):
     return Sheet("Runs that there was no time for", ["run"],
                  [[run] for run in view.figures["left_out"]])

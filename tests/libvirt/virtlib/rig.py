@@ -18,7 +18,7 @@ from .host import VIRSH, Host
 
 GANGD_OPTIONS = ("--barrier-timeout", "15")
 NO_GANG = {"multifd-compression": "none", "gang-id": "", "gang-members": 1,
-           "gang-dedup": "delta", "gang-compression": "auto"}
+           "gang-policy": "independent", "gang-dedup": "delta", "gang-compression": "auto"}
 
 
 class Rig:
