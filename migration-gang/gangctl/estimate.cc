@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -39,6 +40,7 @@ constexpr uint64_t kOtherBytes = 64 << 20;
 constexpr uint64_t kStateBytes = 256 << 10;
 // How long writes of running guests are counted.
 constexpr int kDirtyMs = 1000;
+constexpr int kDirtySample = 16384; // pages of each GiB
 constexpr double kMiB = 1 << 20;
 // A gang of which each round leaves more than this part of the one before to be sent
 // again needs more bandwidth, or guests that write less.
@@ -122,24 +124,28 @@ class Estimation {
         return Status::Ok();
     }
 
-    // Begins to count, in QEMU, what a running guest writes; in another way where the
-    // first does not go with how QEMU logs writes.
+    // Begins to count, in QEMU, what a running guest writes: by its log of writes, of
+    // which KVM has one of two kinds; without KVM, and where none can be had, by comparing a
+    // sample of pages.
     static Status CountWrites(Scanned *vm) {
-        json info;
-        Status status = vm->qmp->Execute("query-status", {}, &info);
-        bool running = false;
-        if (!status.ok() || !info.is_object() || !(running = info.value("running", false))) {
+        json status_info, kvm;
+        Status status = vm->qmp->Execute("query-status", {}, &status_info);
+        status = status.ok() ? vm->qmp->Execute("query-kvm", {}, &kvm) : status;
+        if (!status.ok() || !status_info.value("running", false)) {
             return status;
         }
         for (const char *mode : {"dirty-bitmap", "dirty-ring", "page-sampling"}) {
-            if (!vm->counts_writes) {
-                vm->counts_writes = vm->qmp
-                                        ->Execute("calc-dirty-rate",
-                                                  {{"calc-time", kDirtyMs},
-                                                   {"calc-time-unit", "millisecond"},
-                                                   {"mode", mode}},
-                                                  &info)
-                                        .ok();
+            json arguments = {
+                {"calc-time", kDirtyMs}, {"calc-time-unit", "millisecond"}, {"mode", mode}};
+            const bool samples = mode == std::string_view("page-sampling");
+            if (samples) {
+                arguments["sample-pages"] = kDirtySample;
+            }
+            json ignored;
+            if ((samples || kvm.value("enabled", false)) &&
+                vm->qmp->Execute("calc-dirty-rate", arguments, &ignored).ok()) {
+                vm->counts_writes = true;
+                break;
             }
         }
         return Status::Ok();
