@@ -766,6 +766,14 @@ int migration_gang_incoming_greet(MigrationIncomingState *mis)
     return migrate_send_rp_gang(mis, greeting, len);
 }
 
+void migration_gang_incoming_stop(MigrationIncomingState *mis)
+{
+    if (gang_in && mis->to_src_file &&
+        mis->state != MIGRATION_STATUS_COMPLETED) {
+        qemu_file_shutdown(mis->to_src_file);
+    }
+}
+
 void migration_gang_incoming_leave(bool completed)
 {
     GangResult result = completed ? GANG_COMPLETED : GANG_FAILED;

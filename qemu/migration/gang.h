@@ -113,6 +113,11 @@ bool migration_gang_throttles(void);
 /* Destination, main thread. */
 bool migration_gang_incoming_prepare(Error **errp);
 int migration_gang_incoming_greet(MigrationIncomingState *mis);
+/*
+ * Before multifd's channels are waited for: of a migration that failed, nobody
+ * acknowledges to a source that takes no acknowledgements.
+ */
+void migration_gang_incoming_stop(MigrationIncomingState *mis);
 /* Before the source is told that all is done; then, when it has been. */
 void migration_gang_incoming_leave(bool completed);
 void migration_gang_incoming_cleanup(void);
@@ -283,6 +288,10 @@ static inline double migration_gang_bandwidth(double bytes_per_ms,
                                               uint64_t pages, uint64_t ms)
 {
     return bytes_per_ms;
+}
+
+static inline void migration_gang_incoming_stop(MigrationIncomingState *mis)
+{
 }
 
 static inline void migration_gang_incoming_leave(bool completed)
