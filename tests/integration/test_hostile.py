@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from ganglib import gang
+from ganglib import gang, vm
 from ganglib.process import TOP, Process, wait_for
 
 ATTEMPTS, LONG_ATTEMPTS = 3, 40
@@ -89,6 +89,27 @@ def play(bed, side, attempts, first):
 @pytest.mark.parametrize("side", ["source", "destination"])
 def test_inv4_inv5_inv6_a_hostile_peer_fails_its_member_only(bed, side):
     play(bed, side, ATTEMPTS, FIRST[side])
+
+
+def test_inv5_a_source_that_takes_no_acknowledgements_holds_no_destination(bed):
+    """It fails, answers its monitor, and leaves the gang."""
+    gangd = bed.gangd(bed.hosts.b)
+    destination = vm.VM(vm.Spec(0, 128), bed.rundir, bed.hosts.b, incoming=True)
+    bed.closers.append(destination.close)
+    gang.tune(destination, "gang", 1)
+    destination.cmd("gang-migrate-incoming", uri=f"tcp:{bed.hosts.b.address}:{gang.PORT}",
+                    gang_id="silent", gang_socket=gangd.socket, exit_on_error=False)
+    env = dict(os.environ, PYTHONPATH=os.path.join(TOP, "tests/integration"),
+               PYTHONDONTWRITEBYTECODE="1")
+    peer = Process([sys.executable, "-m", "ganglib.silent", bed.hosts.b.address, str(gang.PORT),
+                    vm.MACHINE, "ram"], os.path.join(bed.rundir, "silent.log"),
+                   netns=bed.hosts.b.netns, env=env)
+    bed.closers.append(peer.end)
+    wait_for(lambda: "packets" in peer.output() or not peer.alive(), 120, "the destination to be full")
+    sent = int(peer.output().split()[0])
+    print(f"{sent} packets")
+    assert destination.wait_migration(30, want=None) == "failed"
+    assert peer.alive()
 
 
 @pytest.mark.long
