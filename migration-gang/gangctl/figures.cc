@@ -19,12 +19,16 @@ namespace {
 
 constexpr double kNearly = 99.9; // what is not complete is not shown as complete
 
+// What is left when the first round has ended is what the guest wrote meanwhile; how near
+// the end that is, QEMU tells.
+constexpr double kFirstRound = 90;
+
 double Percent(uint64_t done, uint64_t left) {
     if (done == 0) {
         return 0;
     }
     auto d = static_cast<double>(done);
-    return std::min(100 * d / (d + static_cast<double>(left)), kNearly);
+    return kFirstRound * d / (d + static_cast<double>(left));
 }
 
 void TakeRate(Vm *vm) {
@@ -98,6 +102,9 @@ void TakeGangFigures(const json &gang, Vm *vm) {
     GetUint(gang, "delta-pages", INT64_MAX, &vm->delta_pages);
     GetUint(gang, "saved-bytes", INT64_MAX, &vm->saved_bytes);
     GetUint(gang, "stopped-at", INT64_MAX, &vm->stopped_us);
+    if (auto told = gang.find("percent"); told != gang.end() && told->is_number()) {
+        vm->reached = std::clamp(told->get<double>(), vm->reached, kNearly);
+    }
     auto late = gang.find("late");
     vm->late = late != gang.end() && *late == true;
 }
@@ -126,13 +133,15 @@ GangFigures GangMeter::Look(const Vms &vms) {
                                               "joining",   "scanning", "barrier",
                                               "migrating", "active",   "switchover"};
     GangFigures gang;
-    uint64_t done = 0;
+    double done = 0, all = 0;
     size_t least = std::size(kPhases);
     bool told = true;
     for (const auto &vm : vms) {
         gang.wire_bytes += vm->wire_bytes;
         gang.saved_bytes += vm->saved_bytes;
-        done += vm->done_bytes;
+        const double weight = std::max(static_cast<double>(vm->ram_bytes), 1.0);
+        done += weight * vm->percent();
+        all += weight;
         gang.completed += vm->outcome == Outcome::kCompleted;
         gang.failed += vm->outcome == Outcome::kFailed || vm->outcome == Outcome::kCancelled;
         if (vm->over()) {
@@ -158,7 +167,7 @@ GangFigures GangMeter::Look(const Vms &vms) {
         gang.phase = "ended";
         gang.left_ms = 0;
     }
-    percent_ = std::max(percent_, Percent(done, gang.remaining_bytes));
+    percent_ = std::max(percent_, std::min(done / std::max(all, 1.0), kNearly));
     gang.percent = gang.completed == vms.size() ? 100 : percent_;
     return gang;
 }

@@ -180,6 +180,7 @@ class Coordinator {
         bool rejoined = false; // another gangd began it: there is a board already, or none
         bool refused = false; // it could not be whole
         bool told = false;    // the log has it that it was given up
+        double progress = 0; // as last told to Prometheus
         // Destination:
         int store_fd = -1;
         std::unique_ptr<gang::Store> store;

@@ -101,7 +101,8 @@ std::string Coordinator::Metrics() const {
         out.Sample(label(*gang, "source"), static_cast<double>(gang->expected));
     }
     out.Begin("gang_progress_ratio", "gauge",
-              "Progress of the members, weighted by their RAM; never goes back.");
+              "Progress of the members, weighted by their RAM; never goes back "
+              "while this coordinator runs.");
     for (const auto &[id, gang] : sources_) {
         double done = 0, all = 0;
         for (const auto &member : gang->members) {
@@ -111,7 +112,8 @@ std::string Coordinator::Metrics() const {
                         ? pages * static_cast<double>(figure(*member, Stat::kProgress)) / 1000
                         : 0;
         }
-        out.Sample(label(*gang, "source"), all > 0 ? std::min(done / all, 1.0) : 0);
+        gang->progress = std::max(gang->progress, all > 0 ? std::min(done / all, 1.0) : 0);
+        out.Sample(label(*gang, "source"), gang->progress);
     }
     out.Begin("gang_store_slots", "gauge", "Pages that an incoming gang's store may hold.");
     for (const auto &[id, gang] : destinations_) {

@@ -197,7 +197,7 @@ Refusal Coordinator::RejoinSource(Peer *peer, uint64_t pid, const json &request,
     }
     if (!gang->complete) {
         // Its barriers have fallen; who came here meanwhile is late, and gets what is there.
-        gang->complete = gang->started = true;
+        gang->complete = gang->started = gang->rejoined = true;
         gang->joined = static_cast<uint32_t>(joined);
         gang->missing = static_cast<uint32_t>(missing);
         for (const auto &m : gang->members) {
@@ -257,6 +257,7 @@ Refusal Coordinator::RejoinBoard(Peer *peer, const json &request, int fd) {
         }
         (*m)->wants_board = (*m)->has_board = true;
         (*m)->board_index = record;
+        ApplyOrder(gang.get()); // what an operator has said meanwhile
         return {};
     }
     return {"protocol", "'rejoin-board' comes after 'rejoin-source', and once"};

@@ -46,6 +46,8 @@ int migration_gang_take_hash(void)
 
 /* 1/1000 of the outgoing migration; atomic, never goes back. */
 static int gang_progress;
+/* By the main thread alone */
+static uint64_t gang_saved;
 
 /* ------------------------------------------------------------ parameters */
 
@@ -374,13 +376,28 @@ void qmp_gang_migrate_incoming(const char *uri, bool has_channels,
 void migration_gang_rates_reset(void)
 {
     qatomic_set(&gang_progress, 0);
+    gang_saved = 0;
 }
 
 /*
- * What has been sent, of that and what is still to be sent.  A guest that
- * writes makes the latter grow, and a round that ends, too: then the progress
- * stands still.
+ * Permille.  The first round is nine tenths of the way; the last one is how near
+ * what is left is to what may be left when the guest stops: one that writes more
+ * than the link carries stays where it is.
  */
+static int gang_progress_now(MigrationState *s, uint64_t handled, uint64_t left)
+{
+    uint64_t enough = s->threshold_size / GANG_PAGE_SIZE;
+
+    if (!handled) {
+        return 0;
+    }
+    if (stat64_get(&mig_stats.dirty_sync_count) <= 1) {
+        return handled * 900 / (handled + left);
+    }
+    return 900 + (left <= enough ? 99 : enough * 99 / left);
+}
+
+/* Progress never goes back: where it would, it stands still. */
 void migration_gang_rates(struct GangRates *rates)
 {
     MigrationState *s = migrate_get_current();
@@ -389,7 +406,7 @@ void migration_gang_rates(struct GangRates *rates)
     uint64_t handled = ram_get_total_transferred_pages();
     double net = s->pages_per_second - dirty;
     int was = qatomic_read(&gang_progress);
-    int now = handled ? MIN(handled * 1000 / (handled + left), 999) : 0;
+    int now = gang_progress_now(s, handled, left);
 
     while (now > was) {
         int found = qatomic_cmpxchg(&gang_progress, was, now);
@@ -513,7 +530,9 @@ GangInfo *qmp_query_gang(Error **errp)
     info->lost_turns = stats.lost_turns;
     info->percent = rates.progress / 10.0;
     info->sent_bytes = rates.wire_bytes;
-    info->saved_bytes = gang_saved_bytes(&stats, rates.handled_pages);
+    gang_saved = MAX(gang_saved,
+                     gang_saved_bytes(&stats, rates.handled_pages));
+    info->saved_bytes = gang_saved;
     info->rate = rates.bytes_per_second;
     info->dirty_rate = rates.dirty_bytes_per_second;
     info->has_estimated_ms = rates.left_ms != UINT64_MAX;

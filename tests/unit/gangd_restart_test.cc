@@ -218,6 +218,22 @@ TEST(GangdRestart, WhoComesLateGetsTheDirectoryThatWasHandedBack) {
     EXPECT_EQ(grant["index"], 2);
 }
 
+// What is shared beside the directory is one, whoever comes first: a board of the new
+// gangd's would be a second budget.
+TEST(GangdRestart, WhoComesLateMakesNoSecondBoard) {
+    Gangd gangd;
+    auto a = NewSource(gangd, "vm1", 2), b = NewSource(gangd, "vm2", 2);
+    RunAll({a.get(), b.get()});
+    b->Leave(LeaveResult::kFailed);
+    b.reset();
+    gangd.Restart();
+    auto late = NewSource(gangd, "vm2", 2);
+    ASSERT_TRUE(StepTo(late.get(), SourceMember::Step::kScan));
+    ASSERT_TRUE(Soon([&] { return gangd.Status()["gangs"][0].contains("max-bandwidth"); }));
+    ASSERT_TRUE(a->SetMaxBandwidth(12345678));
+    EXPECT_EQ(gangd.Status()["gangs"][0]["max-bandwidth"], 12345678);
+}
+
 TEST(GangdRestart, StoreOfAGangThatWasHandedBackIsNotFilledAgain) {
     Gangd gangd;
     auto a = NewSource(gangd, "vm1", 1);
@@ -542,6 +558,7 @@ TEST_F(Rejoin, AnotherUsersGangIsNotEntered) {
 TEST_F(Rejoin, NoDescriptorIsLeftBehind) {
     const std::string fds = "/proc/" + std::to_string(gangd_.process->pid()) + "/fd";
     auto count = [&] { return std::distance(std::filesystem::directory_iterator(fds), {}); };
+    (void)gangd_.Status(); // it has opened what it opens as it begins
     const auto before = count();
     for (int i = 0; i < 50; i++) {
         int pipe_fds[2];
