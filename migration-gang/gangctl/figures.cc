@@ -139,6 +139,12 @@ GangFigures GangMeter::Look(const Vms &vms) {
     for (const auto &vm : vms) {
         gang.wire_bytes += vm->wire_bytes;
         gang.saved_bytes += vm->saved_bytes;
+        gang.zero_pages += vm->zero_pages;
+        gang.literal_pages += vm->literal_pages;
+        gang.published_pages += vm->published_pages;
+        gang.referenced_pages += vm->referenced_pages;
+        gang.patched_pages += vm->patched_pages;
+        gang.delta_pages += vm->delta_pages;
         const double weight = std::max(static_cast<double>(vm->ram_bytes), 1.0);
         done += weight * vm->percent();
         all += weight;
@@ -158,6 +164,7 @@ GangFigures GangMeter::Look(const Vms &vms) {
             least = phase;
             gang.phase = vm->phase;
         }
+        gang.round = gang.round ? std::min(gang.round, vm->round) : vm->round;
     }
     if (!told) {
         gang.left_ms = -1;
@@ -194,12 +201,19 @@ json FiguresJson(const Vm &vm) {
 json FiguresJson(const GangFigures &gang) {
     return {{"phase", gang.phase},
             {"percent", gang.percent},
+            {"round", gang.round},
             {"wire_bytes", gang.wire_bytes},
             {"saved_bytes", gang.saved_bytes},
             {"remaining_bytes", gang.remaining_bytes},
             {"bytes_per_second", static_cast<uint64_t>(gang.rate)},
             {"dirty_bytes_per_second", static_cast<uint64_t>(gang.dirty_rate)},
             {"estimated_ms", LeftJson(gang.left_ms)},
+            {"zero_pages", gang.zero_pages},
+            {"literal_pages", gang.literal_pages},
+            {"published_pages", gang.published_pages},
+            {"referenced_pages", gang.referenced_pages},
+            {"patched_pages", gang.patched_pages},
+            {"delta_pages", gang.delta_pages},
             {"completed", gang.completed},
             {"failed", gang.failed}};
 }

@@ -25,6 +25,9 @@ struct GangFigures {
     double percent = 0;
     uint64_t wire_bytes = 0, saved_bytes = 0, remaining_bytes = 0;
     double rate = 0, dirty_rate = 0; // bytes a second
+    uint64_t round = 0;              // of the least advanced
+    uint64_t zero_pages = 0, literal_pages = 0, published_pages = 0, referenced_pages = 0;
+    uint64_t patched_pages = 0, delta_pages = 0;
     int64_t left_ms = -1;            // until the last one is through; -1: cannot be told
     size_t completed = 0, failed = 0;
 };

@@ -194,7 +194,8 @@ void Watch(Vms *vms, uint64_t timeout_s, Progress *progress) {
             for (auto &vm : *vms) {
                 if (vm->outcome == Outcome::kRunning) {
                     Fail(vm.get(), {gang::Code::kUnavailable,
-                                    "its cancellation has not ended: look with query-migrate"});
+                                    "its cancellation has not ended: look with query-migrate; where "
+                                    "the link is lost, QMP's yank ends it"});
                 }
             }
         }

@@ -273,7 +273,10 @@ void CheckMemory(const Room &room, uint64_t guests, bool overcommit, Findings *f
 void LookAtStatus(gang::ControlClient *client, const std::string &gang, const char *role,
                   Room *room, Findings *findings) {
     json status;
-    if (!client->QueryStatus(&status, kConnectMs).ok()) {
+    if (Status asked = client->QueryStatus(&status, kConnectMs); !asked.ok()) {
+        findings->notes.push_back(fmt::format("{} coordinator: its status was not told ({}): its "
+                                              "gangs and memory are not checked",
+                                              role, asked.message()));
         return;
     }
     gang::GetUint(status, "memory-available", INT64_MAX, &room->available);
