@@ -187,6 +187,10 @@ def test_guests_that_write_more_than_their_share_of_the_link_converge_in_turns(b
     members = bed.prepare(bed.guests(4, "dirty", qemu=qemu), gangds, qemu=qemu, compression="none",
                           dedup="page")
     parameters(members, downtime_limit=100)
+    if how == "stock":
+        for member in members:
+            for end in (member.source, member.destination):
+                end.qmp.parameters(multifd_compression="none")
     gang.start(members, bed.hosts, gangds)
     if how == "turns":
         gang.wait(members, 300)
