@@ -345,6 +345,10 @@ Status Decoder::Delta() {
         }
     }
     plain_.resize(delta_pages_ * kPageSize);
+    // ZSTD_decompressDCtx() would take several, and ones to skip.
+    if (ZSTD_findFrameCompressedSize(delta_, header_.delta_size) != header_.delta_size) {
+        return Malformed("the delta is not one zstd frame");
+    }
     size_t n = ZSTD_DCtx_refPrefix(delta_zstd_.get(), prefix_.data(), prefix_.size());
     if (!ZSTD_isError(n)) {
         n = ZSTD_decompressDCtx(delta_zstd_.get(), plain_.data(), plain_.size(), delta_,

@@ -380,9 +380,11 @@ bool Directory::Claim(Entry *entry, uint64_t expected, uint32_t slot, uint32_t p
 }
 
 bool Directory::TakeChunk(uint32_t member, uint32_t channel, uint32_t *first_slot) {
-    // Each turn takes a chunk, so it ends.  Acquire: what the inventory told of the
-    // chunks was there before they could be taken.
-    while (header_->next_chunk.load(std::memory_order_acquire) < chunk_count_) {
+    // Each turn takes a chunk; who writes the number back does not keep this one here.
+    // Acquire: what the inventory told of the chunks was there before they could be taken.
+    for (uint64_t turns = 0; turns < chunk_count_ &&
+                             header_->next_chunk.load(std::memory_order_acquire) < chunk_count_;
+         turns++) {
         uint64_t chunk = header_->next_chunk.fetch_add(1, std::memory_order_relaxed);
         if (chunk >= chunk_count_) {
             return false;

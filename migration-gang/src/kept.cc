@@ -22,7 +22,7 @@ size_t Teller::Next(uint8_t out[kMaxReturnMessage]) {
             break;
         }
         slot_ = slot + 1;
-        if (!store_->Get(static_cast<uint32_t>(slot), page, &hashes[count]).ok()) {
+        if (!store_->Get(static_cast<uint32_t>(slot), page, &hashes[count], Store::How::kRead).ok()) {
             store_->Clear(static_cast<uint32_t>(slot));
             if (count) {
                 break;

@@ -151,9 +151,11 @@ Status SourceMember::TakeInventory(const uint8_t *message, size_t size) {
 }
 
 bool SourceMember::WantsInventory() {
-    if (!directory_ || !directory_->AskInventory(grant_.index)) {
+    // Once, whatever the directory says of who has asked: a second inventory is an error.
+    if (!directory_ || has_asked_ || !directory_->AskInventory(grant_.index)) {
         return false;
     }
+    has_asked_ = true;
     asked_.store(true, std::memory_order_release);
     return true;
 }

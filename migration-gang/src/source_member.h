@@ -180,6 +180,7 @@ class SourceMember {
     // What the store holds: asked for by the migration thread, told to the return-path
     // thread, which alone uses told_.
     std::atomic<bool> asked_{false};
+    bool has_asked_ = false; // ever
     uint64_t told_ = 0;
     uint64_t entries_ = 0, entries_since_ms_ = 0; // while waiting for it
     uint64_t inventory_since_ms_ = 0;

@@ -222,7 +222,7 @@ Hash Store::Said(uint32_t slot) const {
             meta_[slot].hash_hi.load(std::memory_order_relaxed)};
 }
 
-Status Store::Get(uint32_t slot, uint8_t *page, Hash *hash) const {
+Status Store::Get(uint32_t slot, uint8_t *page, Hash *hash, How how) const {
     if (slot >= slots_) {
         return {Code::kInvalid, "referenced slot " + std::to_string(slot) + " is outside the store"};
     }
@@ -230,7 +230,13 @@ Status Store::Get(uint32_t slot, uint8_t *page, Hash *hash) const {
     if (m.state.load(std::memory_order_acquire) != kSlotValid) {
         return {Code::kInvalid, "referenced slot " + std::to_string(slot) + " is empty"};
     }
-    memcpy(page, data_ + uint64_t{slot} * kPageSize, kPageSize);
+    const uint64_t at = uint64_t{slot} * kPageSize;
+    if (how == How::kMapped) {
+        memcpy(page, data_ + at, kPageSize);
+    } else if (pread(fd_, page, kPageSize, static_cast<off_t>(data_off_ + at)) !=
+               static_cast<ssize_t>(kPageSize)) {
+        return Status::System("cannot read the store", errno);
+    }
     *hash = hasher_(page, kPageSize);
     if (hash->lo != m.hash_lo.load(std::memory_order_relaxed) ||
         hash->hi != m.hash_hi.load(std::memory_order_relaxed)) {

@@ -57,8 +57,13 @@ class Store {
     void Clear(uint32_t slot) { meta_[slot].state.store(kSlotEmpty, std::memory_order_release); }
     // Copies `slot` to `page`, hashes the copy and compares it with what the
     // slot was stored with.  kInvalid: no such slot or nothing in it;
-    // kCorrupt: the bytes changed.
-    Status Get(uint32_t slot, uint8_t *page, Hash *hash) const;
+    // kCorrupt: the bytes changed.  kRead is a system call, and leaves a slot that says it
+    // holds something and is a hole one: through the mapping the kernel would fill it.
+    enum class How {
+        kMapped,
+        kRead
+    };
+    Status Get(uint32_t slot, uint8_t *page, Hash *hash, How how = How::kMapped) const;
 
     const Uuid &uuid() const { return uuid_; }
     const Seed &seed() const { return seed_; }

@@ -142,10 +142,19 @@ Switchover::Switchover(Board *board, uint32_t index, SwitchoverPolicy policy)
           Limit(shared(kBoardStoppedMs).load(std::memory_order_relaxed), kDefaultStoppedMs)),
       watch_(board, kSilentMs) {}
 
-// What the gang has decided; what was seen once is not looked up again.
+bool Switchover::GiveUp(GiveUpReason reason) {
+    std::lock_guard lock(mutex_);
+    return GiveUpSwitchover(board_, reason, index_) || !prepared_;
+}
+
+// What the gang has decided; what was seen once is not looked up again.  There is no commit
+// before this member is prepared: one that is claimed then makes no sense.
 Switchover::Verdict Switchover::Settled() {
     if (settled_.verdict == GangDecision::Verdict::kOpen) {
         settled_ = GangDecision::Of(shared(kBoardDecision).load(std::memory_order_acquire));
+        if (settled_.verdict == GangDecision::Verdict::kCommitted && !prepared_) {
+            settled_ = GangDecision::Of(UINT64_MAX);
+        }
     }
     switch (settled_.verdict) {
     case GangDecision::Verdict::kOpen:
@@ -218,6 +227,10 @@ bool Switchover::AllPrepared(uint32_t *first_missing) const {
     return n > 0 && n == shared(kBoardMembers).load(std::memory_order_relaxed);
 }
 
+// Who was ready when the go was set is waited for by the others, even if it writes more by
+// now.  Who has never been may have all its RAM unsent: no word on the board stops it.
+bool Switchover::Bound(uint64_t go) const { return ready_ || ((go & 1) && ready_since_ != 0); }
+
 Switchover::Verdict Switchover::MustStopLocked(uint64_t now_ns) {
     board_->record(index_).heartbeat.fetch_add(1, std::memory_order_relaxed);
     if (policy_ == SwitchoverPolicy::kAllOrNothing) {
@@ -234,12 +247,10 @@ Switchover::Verdict Switchover::MustStopLocked(uint64_t now_ns) {
     if (go == 0) {
         return Verdict::kWait;
     }
-    // Who was ready then is waited for by the others, even if it writes more by now.
-    const bool bound = (go & 1) || mine(kMemberStep).load(std::memory_order_relaxed) >=
-                                       static_cast<uint64_t>(SwitchoverStep::kReady);
     // A time that nobody can have meant is past.
     const uint64_t when = go & ~uint64_t{1};
-    return bound && (now_ns >= when || when - now_ns > kGoLeadNs) ? Verdict::kGo : Verdict::kWait;
+    return Bound(go) && (now_ns >= when || when - now_ns > kGoLeadNs) ? Verdict::kGo
+                                                                      : Verdict::kWait;
 }
 
 Switchover::Verdict Switchover::MustStop(uint64_t now_ns) {
@@ -255,15 +266,15 @@ Switchover::Verdict Switchover::MayStop(bool near, uint64_t now_ns) {
     }
     uint64_t go = shared(kBoardGo).load(std::memory_order_acquire);
     const auto ready = static_cast<uint64_t>(SwitchoverStep::kReady);
-    const uint64_t step = mine(kMemberStep).load(std::memory_order_relaxed);
     if (go != 0) {
-        if ((go & 1) || step >= ready || !near) {
+        if (Bound(go) || !near) {
             return Verdict::kWait; // for the time that was set, or until it is near
         }
         mine(kMemberLate).store(1, std::memory_order_relaxed);
         return Verdict::kGo; // nobody waits for it
     }
-    if (near != (step == ready)) {
+    if (near != ready_) {
+        ready_ = near;
         mine(kMemberStep)
             .store(near ? ready : static_cast<uint64_t>(SwitchoverStep::kRunning),
                    std::memory_order_release);
@@ -274,15 +285,20 @@ Switchover::Verdict Switchover::MayStop(bool near, uint64_t now_ns) {
     if (ready_since_ == 0) {
         ready_since_ = now_ns;
     }
+    if (go_since_ != 0 && now_ns - go_since_ > 2 * kGoLeadNs) {
+        return Verdict::kGo; // somebody takes the go back: this one's own time has come
+    }
     uint32_t missing = kMaxMembers;
     const uint64_t when = (now_ns + kGoLeadNs) & ~uint64_t{1};
     if (AllReady(&missing)) {
+        go_since_ = go_since_ ? go_since_ : now_ns;
         shared(kBoardGo).compare_exchange_strong(go, when | 1, std::memory_order_acq_rel);
     } else if (now_ns - ready_since_ >= ready_ns_) {
         if (policy_ == SwitchoverPolicy::kAllOrNothing) {
             GiveUpSwitchover(board_, GiveUpReason::kNotReady, missing);
             return Settled() == Verdict::kGivenUp ? Verdict::kGivenUp : Verdict::kWait;
         }
+        go_since_ = go_since_ ? go_since_ : now_ns;
         shared(kBoardGo).compare_exchange_strong(go, when, std::memory_order_acq_rel);
     }
     return Verdict::kWait;
@@ -307,11 +323,12 @@ Switchover::Verdict Switchover::MayLeave(bool prepared, uint64_t now_ns) {
         return verdict;
     }
     const auto done = static_cast<uint64_t>(SwitchoverStep::kPrepared);
+    prepared_ |= prepared;
     if (prepared && mine(kMemberStep).load(std::memory_order_relaxed) != done) {
         mine(kMemberStep).store(done, std::memory_order_release);
     }
     uint32_t missing = kMaxMembers;
-    if (AllPrepared(&missing)) {
+    if (AllPrepared(&missing) && prepared_) {
         GangDecision d;
         d.verdict = GangDecision::Verdict::kCommitted;
         uint64_t word = 0;

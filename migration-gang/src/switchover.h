@@ -115,7 +115,7 @@ bool GiveUpSwitchover(Board *board, GiveUpReason reason, uint32_t member);
 
 inline constexpr uint64_t kDefaultReadyMs = 600 * 1000;
 inline constexpr uint64_t kDefaultStoppedMs = 10 * 1000;
-inline constexpr uint64_t kMaxWaitMs = 24ull * 3600 * 1000;
+inline constexpr uint64_t kMaxWaitMs = 3600 * 1000; // as much as gangd takes; members clamp to it
 // A member whose heart has stood still for so long is not waited for.
 inline constexpr uint64_t kSilentMs = 10 * 1000;
 // From the moment that all are ready until they stop: as long as a round may take.
@@ -144,7 +144,8 @@ class Switchover {
     // `prepared`: it has all but the word to.
     Verdict MayLeave(bool prepared, uint64_t now_ns);
     // As GiveUpSwitchover(), for this member.
-    bool GiveUp(GiveUpReason reason) { return GiveUpSwitchover(board_, reason, index_); }
+    // True too where the board claims a commit that this member had no part in.
+    bool GiveUp(GiveUpReason reason);
 
     // Says why, for people, once a verdict was kGivenUp.
     std::string Why() const;
@@ -155,6 +156,7 @@ class Switchover {
   private:
     Verdict MustStopLocked(uint64_t now_ns);
     Verdict Settled();
+    bool Bound(uint64_t go) const;
     void CheckMembers(uint64_t now_ns);
     bool AllReady(uint32_t *first_missing) const;
     bool AllPrepared(uint32_t *first_missing) const;
@@ -169,7 +171,11 @@ class Switchover {
 
     mutable std::mutex mutex_; // guards what follows
     BoardWatch watch_;
-    uint64_t ready_since_ = 0;   // first time
+    // What this member has said is decided by from here: anybody can write its record.
+    bool ready_ = false;
+    bool prepared_ = false;      // has said so once
+    uint64_t ready_since_ = 0;   // first time; 0: has never been ready
+    uint64_t go_since_ = 0;      // first time that it set the go
     uint64_t leaving_since_ = 0; // first time
     GangDecision settled_;       // once seen, it stays
 };

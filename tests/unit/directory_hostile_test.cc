@@ -7,7 +7,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <thread>
 
 #include "directory.h"
 #include "testing.h"
@@ -155,6 +158,54 @@ TEST_F(HostileDirectory, Invariant4_AChunkTakenByAMemberThatDiedAtOnceIsOnlyLost
     Overwrite(d_.header().chunks_off, &none, sizeof(none));
     ASSERT_TRUE(d_.TakeChunk(member_, 0, &second));
     EXPECT_NE(first, second);
+}
+
+// Chunks that claim to be full of what was kept, and a number that is written back: a search
+// that ends nowhere else ends after as many chunks as there are.
+TEST(LargeHostileDirectory, Invariant5_ANumberOfChunksThatIsWrittenBackKeepsNobody) {
+    constexpr uint32_t kFull = 1u << 30 | kChunkSlots;
+    DirectoryConfig config;
+    config.gang_pages = config.store_slots = 1 << 26;
+    test::Fd fd;
+    std::unique_ptr<Directory> victim, hostile;
+    GANG_OK(Directory::Create(config, fd.out()));
+    GANG_OK(Directory::Open(fd.get(), &victim));
+    GANG_OK(Directory::Open(fd.get(), &hostile));
+    auto *header = const_cast<DirectoryHeader *>(&hostile->header());
+    auto *owners = reinterpret_cast<Atomic<uint32_t> *>(reinterpret_cast<uint8_t *>(header) +
+                                                        header->chunks_off);
+    const uint64_t chunks = header->chunks;
+    const auto fill = [&](uint64_t from, uint64_t to) {
+        for (uint64_t i = from; i < std::min(to, chunks); i++) {
+            owners[i].store(kFull, std::memory_order_relaxed);
+        }
+    };
+    fill(0, chunks);
+    std::atomic<bool> writes{false}, done{false};
+    std::atomic<uint64_t> written_back{0}; // each after a sixteenth of the chunks, or more
+    std::thread writer([&] {
+        writes = true;
+        while (!done && written_back < 1000) { // so that it fails, and does not hang
+            const uint64_t next = header->next_chunk.load();
+            if (next >= chunks / 16) {
+                fill(0, next);
+                const uint64_t by_now = header->next_chunk.exchange(0);
+                written_back++;
+                fill(next, by_now + chunks / 16);
+            }
+        }
+    });
+    while (!writes) {
+        std::this_thread::yield();
+    }
+    for (int i = 0; i < 20; i++) {
+        written_back = 0;
+        uint32_t slot = 0;
+        (void)victim->TakeChunk(0, 0, &slot);
+        EXPECT_LE(written_back, 20u);
+    }
+    done = true;
+    writer.join();
 }
 
 TEST_F(HostileDirectory, Invariant5_RandomMemoryCrashesNobody) {

@@ -6,6 +6,10 @@
 
 #include "kept.h"
 
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <set>
 
 #include "directory.h"
@@ -190,6 +194,25 @@ TEST_F(KeptTest, Inv5_SlotThatDoesNotHoldWhatItSaysIsEmptied) {
     EXPECT_EQ(Tell(), (std::set<uint32_t>{0, 2}));
     Hash hash;
     EXPECT_FALSE(store_->Get(1, other, &hash).ok());
+}
+
+// Otherwise whoever writes the slots' states has another member's process charged for them.
+TEST_F(KeptTest, Inv8_TellingOfSlotsThatAreHolesFillsNoMemory) {
+    Put(0, 1);
+    Renew();
+    auto *meta = static_cast<SlotMeta *>(mmap(nullptr, kSlots * sizeof(SlotMeta),
+                                              PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(),
+                                              sysconf(_SC_PAGESIZE)));
+    ASSERT_NE(meta, MAP_FAILED);
+    for (uint32_t slot = 0; slot < kSlots; slot++) {
+        meta[slot].state.store(kSlotValid);
+    }
+    struct stat before, after;
+    ASSERT_EQ(fstat(fd_.get(), &before), 0);
+    EXPECT_EQ(Tell(), (std::set<uint32_t>{0}));
+    ASSERT_EQ(fstat(fd_.get(), &after), 0);
+    EXPECT_EQ(after.st_blocks, before.st_blocks);
+    munmap(meta, kSlots * sizeof(SlotMeta));
 }
 
 TEST_F(KeptTest, Inv4_AnotherMemberAsksWhenTheAskerEnds) {

@@ -243,6 +243,23 @@ TEST_F(Member, RetryRefersToWhatTheAttemptBeforeHasSent) {
     EXPECT_FALSE(gang_source_return_message(a_->source, message, size, a_->error.out()));
     EXPECT_TRUE(gang_source_wants_inventory(a_->source));
     EXPECT_FALSE(gang_source_wants_inventory(a_->source));
+    // Whoever writes that nobody has asked does not make it ask again.
+    int rewritten = 0;
+    for (int fd = 3; fd < 256; fd++) {
+        std::unique_ptr<Directory> directory;
+        if (Directory::Open(fd, &directory).ok()) {
+            const_cast<DirectoryHeader &>(directory->header()).inventory_asker.store(0);
+            rewritten++;
+        }
+    }
+    EXPECT_GT(rewritten, 0);
+    EXPECT_FALSE(gang_source_wants_inventory(a_->source));
+    for (int fd = 3; fd < 256; fd++) { // as it was
+        std::unique_ptr<Directory> directory;
+        if (Directory::Open(fd, &directory).ok()) {
+            const_cast<DirectoryHeader &>(directory->header()).inventory_asker.store(1);
+        }
+    }
     a_->Scan();
     // Nobody sends before it is told what there is.
     for (int i = 0; i < 5; i++) {

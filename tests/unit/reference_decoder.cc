@@ -244,6 +244,8 @@ Bytes ReferenceDecoder::Stream(uint8_t encoding, const Bytes &stream, size_t siz
 
 Bytes ReferenceDecoder::Delta(const Bytes &frame, const Bytes &prefix, size_t size) {
     Bytes plain(size);
+    Require(ZSTD_findFrameCompressedSize(frame.data(), frame.size()) == frame.size(),
+            "the delta is one frame");
     ZSTD_DCtx *context = ZSTD_createDCtx();
     ZSTD_DCtx_refPrefix(context, prefix.data(), prefix.size());
     size_t n = ZSTD_decompressDCtx(context, plain.data(), plain.size(), frame.data(), frame.size());

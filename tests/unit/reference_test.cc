@@ -6,6 +6,8 @@
 
 #include "reference_decoder.h"
 
+#include <zstd.h>
+
 #include <algorithm>
 #include <string>
 #include <tuple>
@@ -139,6 +141,64 @@ TEST_P(Reference, AppliesRandomPacketsOfTheRealEncoderAsTheRealDecoderDoes) {
         EXPECT_GT(own, 0u);
         EXPECT_GT(store.slots.size(), 0u);
         EXPECT_EQ(store.slots.size(), gang.store->slots_used());
+    }
+}
+
+// A real packet whose delta pages come in these frames.
+TEST_P(Reference, BothRefuseADeltaThatIsNotOneFrame) {
+    enum { kOne, kTwo, kSkippableAfter, kSkippableBefore };
+    for (int frames : {kOne, kTwo, kSkippableAfter, kSkippableBefore}) {
+        SCOPED_TRACE(frames);
+        Gang gang(kSlots, 2048, kSlots, kind());
+        reference::ReferenceStore store(kSlots, gang.store->seed().data(), kind_number());
+        EncoderOptions with = options();
+        with.dedup = Dedup::kDelta;
+        Pair a(gang, &store, 8, with), b(gang, &store, 8, with);
+        for (Pair *pair : {&a, &b}) {
+            pair->vm.encoder->set_peers({&pair->cache, -1});
+            for (size_t i = 0; i < 8; i++) {
+                FillPage(pair->vm.source.page(i), SimilarContent(i, pair == &a ? 0 : 12));
+            }
+            pair->vm.Scan();
+        }
+        const Bytes published = a.vm.EncodeAll();
+        GANG_OK(a.Real(published));
+        ASSERT_EQ(a.Reference(published), "");
+        a.vm.Ack();
+
+        Bytes packet = b.vm.EncodeAll();
+        PacketHeader h;
+        GANG_OK(ParsePacketHeader(packet.data(), &h));
+        ASSERT_GT(h.delta_size, 0u);
+        ASSERT_EQ(h.delta_size, h.payload_size);
+        packet.resize(packet.size() - h.delta_size);
+        Bytes delta;
+        const auto skippable = [&] {
+            const Bytes frame = {0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 'm', 'o', 'r', 'e'};
+            delta.insert(delta.end(), frame.begin(), frame.end());
+        };
+        const auto add = [&](size_t first, size_t count) {
+            Bytes out(ZSTD_compressBound(count * kPageSize));
+            out.resize(ZSTD_compress(out.data(), out.size(), b.vm.source.page(first),
+                                     count * kPageSize, 1));
+            delta.insert(delta.end(), out.begin(), out.end());
+        };
+        if (frames == kSkippableBefore) {
+            skippable();
+        }
+        add(0, frames == kTwo ? 4 : 8);
+        if (frames == kTwo) {
+            add(4, 4);
+        } else if (frames == kSkippableAfter) {
+            skippable();
+        }
+        h.payload_size = h.delta_size = static_cast<uint32_t>(delta.size());
+        h.check = gang.store->hasher().Check(packet.data() + kPacketHeaderSize, h.metadata_size,
+                                             delta.data(), delta.size());
+        StorePacketHeader(h, packet.data());
+        packet.insert(packet.end(), delta.begin(), delta.end());
+        EXPECT_EQ(b.Real(packet).ok(), frames == kOne);
+        EXPECT_EQ(b.Reference(packet), frames == kOne ? "" : "the delta is one frame");
     }
 }
 

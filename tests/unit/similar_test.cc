@@ -5,6 +5,7 @@
 // confirmed pages are coded against (invariant 2).
 
 #include <unistd.h>
+#include <zstd.h>
 
 #include "test_vm.h"
 
@@ -71,6 +72,50 @@ TEST_P(Similar, APageWithMoreThatDiffersIsADelta) {
     EXPECT_TRUE(b->Identical());
     EXPECT_LT(b->packet.payload_size, 8u * 300); // 12 bytes of each differ
     EXPECT_EQ(Stat(*b, gang::Stat::kDeltaPages), 8u);
+}
+
+// Of a real packet, with other bytes in place of its delta frame.
+TEST_P(Similar, Invariant5_ADeltaThatIsNotOneFrameIsRefused) {
+    auto a = Vm(Families(0), Dedup::kDelta), b = Vm(Families(12), Dedup::kDelta);
+    GANG_OK(a->Send(a->EncodeAll()));
+    const Bytes sent = b->EncodeAll();
+    PacketHeader header;
+    GANG_OK(ParsePacketHeader(sent.data(), &header));
+    ASSERT_EQ(header.pages, 8u);
+    ASSERT_EQ(header.payload_size, header.delta_size);
+    const auto try_frames = [&](const Bytes &frames) {
+        Bytes packet(sent.begin(), sent.end() - header.delta_size);
+        PacketHeader h = header;
+        h.payload_size = h.delta_size = static_cast<uint32_t>(frames.size());
+        const uint8_t *metadata = packet.data() + kPacketHeaderSize;
+        h.check = gang_.store->hasher().Check(metadata, h.metadata_size, frames.data(),
+                                              frames.size());
+        StorePacketHeader(h, packet.data());
+        packet.insert(packet.end(), frames.begin(), frames.end());
+        EXPECT_TRUE(Decoder::Create(gang_.store.get(), &b->decoder).ok());
+        return b->Deliver(packet);
+    };
+    const auto frame = [&](size_t first, size_t count) {
+        Bytes out(ZSTD_compressBound(count * kPageSize));
+        out.resize(ZSTD_compress(out.data(), out.size(), b->source.page(first), count * kPageSize,
+                                 1));
+        return out;
+    };
+    const auto join = [](Bytes first, const Bytes &second) {
+        first.insert(first.end(), second.begin(), second.end());
+        return first;
+    };
+    const Bytes skipped = {0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 'e', 'v', 'i', 'l'};
+    const Bytes own(sent.end() - header.delta_size, sent.end()), whole = frame(0, 8);
+    for (const Bytes &refused : {join(frame(0, 4), frame(4, 4)), join(own, skipped),
+                                 join(skipped, own), join(whole, skipped), skipped,
+                                 Bytes(own.begin(), own.end() - 1), join(own, {0})}) {
+        EXPECT_EQ(try_frames(refused).code(), Code::kInvalid);
+        EXPECT_FALSE(b->Identical());
+    }
+    GANG_OK(try_frames(whole));
+    EXPECT_TRUE(b->Identical());
+    GANG_OK(try_frames(own));
 }
 
 TEST_P(Similar, SubpageSharesBlocksOnlyAndPageNothing) {

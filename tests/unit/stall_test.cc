@@ -111,5 +111,70 @@ TEST_F(Stall, OneStalledChannelSaysNothingOfAnother) {
     EXPECT_TRUE(waiting_.Encode({1}).empty());
 }
 
+// A destination, or a member that writes its own record, may acknowledge a packet just
+// before each limit.
+TEST_F(Stall, Invariant4_NoPageWaitsForEverForAnOwnerThatMovesJustOftenEnough) {
+    owner_.EncodeAll();
+    waiting_.EncodeAll();
+    ASSERT_EQ(waiting_.deferred.size(), 4u);
+    d_.SetAcked(owner_.member, 0, 0);
+    const_cast<Entry *>(waiting_.deferred[0].entry)->claim.fetch_or(1u << 30); // no such packet
+    const auto decidable = [this] { return Decidable(d_, &watch_, waiting_.deferred[0]); };
+    uint64_t now = 5000;
+    uint32_t acked = 0;
+    watch_.Observe(now);
+    while (!decidable() && now < 100000) {
+        now += 20;
+        if (now % 900 < 20) {
+            d_.SetAcked(owner_.member, 0, ++acked);
+        }
+        watch_.Observe(now);
+    }
+    EXPECT_EQ(now, 15000u);
+    EXPECT_GT(acked, 5u);
+    d_.SetAcked(owner_.member, 0, ++acked);
+    watch_.Observe(now + 20);
+    waiting_.deferred.clear();
+    GANG_OK(waiting_.Send(waiting_.Encode({0})));
+    EXPECT_EQ(waiting_.Kinds(), "l") << "it is sent in full, and does not wait again";
+    EXPECT_TRUE(waiting_.deferred.empty());
+}
+
+TEST_F(Stall, Invariant4_WhoStallsAgainAndAgainIsNotWaitedForAnyMore) {
+    owner_.EncodeAll();
+    uint64_t now = 0;
+    uint32_t acked = 0;
+    for (uint32_t stalls = 1; stalls <= StallWatch::kMuchMore; stalls++) {
+        watch_.Wait(owner_.member, 0);
+        watch_.Observe(now += 20);
+        watch_.Wait(owner_.member, 0);
+        watch_.Observe(now += 20);
+        watch_.Observe(now += 1000);
+        EXPECT_TRUE(watch_.Stalled(owner_.member, 0));
+        d_.SetAcked(owner_.member, 0, ++acked); // before the page is sent again
+        watch_.Observe(now += 20);
+        EXPECT_EQ(watch_.Stalled(owner_.member, 0), stalls == StallWatch::kMuchMore);
+    }
+}
+
+TEST_F(Stall, Invariant5_AMembersStateHidesNoOwnerThatDoesNotMove) {
+    uint32_t last = gang_.AddMember();
+    std::unique_ptr<Encoder> encoder;
+    GANG_OK(Encoder::Create(&d_, nullptr, last, 0, kRaw, &encoder));
+    const uint64_t offset = 0;
+    EncodedPacket packet;
+    GANG_OK(encoder->Encode("pc.ram", nullptr, owner_.source.data(), &offset, 1, IsZero, nullptr,
+                            &packet));
+    for (uint32_t hidden : {owner_.member, waiting_.member}) {
+        d_.SetMemberState(hidden, MemberState::kFree);
+    }
+    watch_.Observe(0);
+    EXPECT_TRUE(waiting_.Encode({0}).empty());
+    watch_.Observe(1);
+    watch_.Observe(1001);
+    EXPECT_TRUE(watch_.Stalled(last, 0));
+    EXPECT_TRUE(Decidable(d_, &watch_, waiting_.deferred[0]));
+}
+
 } // namespace
 } // namespace gang

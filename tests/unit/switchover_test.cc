@@ -239,6 +239,7 @@ TEST(Switchover, AllOrNothingNobodyStandsStillForLongerThanTheLimit) {
 
 TEST(Switchover, Invariant5_NonsenseOnTheBoardHoldsNobodyUp) {
     Sample s(SwitchoverPolicy::kTogether, 2, 2);
+    EXPECT_EQ(s.member[0]->MayStop(true, kStart), Verdict::kWait);
     s.board->header().policy[kBoardGo].store(UINT64_MAX);
     EXPECT_EQ(s.member[0]->MustStop(kStart), Verdict::kGo);
     Sample t(SwitchoverPolicy::kAllOrNothing, 2, 2);
@@ -253,6 +254,78 @@ TEST(Switchover, Invariant5_NonsenseOnTheBoardHoldsNobodyUp) {
     u.board->record(1).heartbeat.fetch_add(1);
     bounded.MayStop(true, kStart + kMaxWaitMs * kMs);
     EXPECT_EQ(bounded.MustStop(kStart + kMaxWaitMs * kMs + kGoLeadNs), Verdict::kGo);
+}
+
+TEST(Switchover, Invariant5_NoWordOnTheBoardStopsAVmThatHasNeverBeenReady) {
+    for (SwitchoverPolicy policy : {SwitchoverPolicy::kTogether, SwitchoverPolicy::kAllOrNothing}) {
+        for (uint64_t go : {uint64_t{1}, kStart | 1, kStart & ~uint64_t{1}, UINT64_MAX}) {
+            Sample s(policy, 2, 2);
+            s.board->header().policy[kBoardGo].store(go);
+            s.board->record(0).policy[kMemberStep].store(
+                static_cast<uint64_t>(SwitchoverStep::kReady));
+            EXPECT_EQ(s.member[0]->MustStop(kStart), Verdict::kWait) << go;
+            EXPECT_EQ(s.member[0]->MayStop(false, kStart + 2 * kGoLeadNs), Verdict::kWait) << go;
+            EXPECT_EQ(s.member[0]->MustStop(kStart + 5000 * kMs), Verdict::kWait) << go;
+            // Near its end it does not wait for ever for those who say they have stopped.
+            EXPECT_EQ(s.member[0]->MayStop(true, kStart + 5000 * kMs), Verdict::kGo) << go;
+            EXPECT_TRUE(s.member[0]->late());
+        }
+    }
+}
+
+TEST(Switchover, WhoSleptThroughTheGoStopsWhenItIsNear) {
+    Sample s(SwitchoverPolicy::kTogether, 2, 2);
+    InitSwitchover(s.board.get(), SwitchoverPolicy::kTogether, 2, kMaxWaitMs, 1000);
+    Switchover awake(s.board.get(), 0, SwitchoverPolicy::kTogether);
+    Switchover asleep(s.board.get(), 1, SwitchoverPolicy::kTogether);
+    uint64_t now = kStart;
+    for (; now <= kStart + kSilentMs * kMs; now += 100 * kMs) {
+        awake.MayStop(true, now);
+    }
+    now += kGoLeadNs;
+    EXPECT_EQ(awake.MustStop(now), Verdict::kGo);
+    EXPECT_EQ(asleep.MustStop(now), Verdict::kWait) << "its RAM is unsent";
+    EXPECT_EQ(asleep.MayStop(false, now), Verdict::kWait);
+    EXPECT_EQ(asleep.MayStop(true, now), Verdict::kGo);
+    EXPECT_TRUE(asleep.late());
+}
+
+TEST(Switchover, Invariant5_AGoThatIsTakenBackAgainAndAgainHoldsNobody) {
+    Sample s(SwitchoverPolicy::kTogether, 2, 2);
+    uint64_t now = kStart;
+    Verdict verdict = Verdict::kWait;
+    for (; now < kStart + 6000 * kMs && verdict == Verdict::kWait; now += 50 * kMs) {
+        s.Beat();
+        verdict = s.member[0]->MayStop(true, now);
+        s.board->header().policy[kBoardGo].store(0);
+    }
+    EXPECT_EQ(verdict, Verdict::kGo);
+    EXPECT_GE(now, kStart + 5000 * kMs);
+}
+
+TEST(Switchover, Invariant5_ACommitBeforeThisMemberIsPreparedIsNone) {
+    Sample s(SwitchoverPolicy::kAllOrNothing, 2, 2);
+    s.board->header().policy[kBoardDecision].store(1);
+    EXPECT_TRUE(s.member[0]->GiveUp(GiveUpReason::kCancelled)) << "it can still be cancelled";
+    EXPECT_EQ(s.member[0]->MustStop(kStart), Verdict::kGivenUp);
+    EXPECT_EQ(s.member[0]->MayLeave(true, kStart), Verdict::kGivenUp);
+
+    Sample t(SwitchoverPolicy::kAllOrNothing, 2, 2);
+    uint64_t now = kStart;
+    StopAll(&t, &now);
+    EXPECT_EQ(t.member[1]->MayLeave(true, now), Verdict::kWait);
+    t.board->record(0).policy[kMemberStep].store(static_cast<uint64_t>(SwitchoverStep::kPrepared));
+    EXPECT_EQ(t.member[0]->MayLeave(false, now), Verdict::kWait) << "not by its record alone";
+    EXPECT_EQ(t.member[0]->MayLeave(true, now), Verdict::kGo);
+}
+
+TEST(Switchover, Invariant5_NobodyStandsStillForLongerThanGangdLetsAnybodyAskFor) {
+    Sample s(SwitchoverPolicy::kAllOrNothing, 2, 2);
+    s.board->header().policy[kBoardStoppedMs].store(UINT64_MAX);
+    Switchover a(s.board.get(), 0, SwitchoverPolicy::kAllOrNothing);
+    EXPECT_EQ(a.MayLeave(true, kStart), Verdict::kWait);
+    s.Beat();
+    EXPECT_EQ(a.MayLeave(true, kStart + 3600 * 1000 * kMs), Verdict::kGivenUp);
 }
 
 uint64_t Now() {
