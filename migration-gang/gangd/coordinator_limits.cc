@@ -57,13 +57,17 @@ Refusal Coordinator::CheckMembers(const Gang &gang, const std::string &name,
     return {};
 }
 
-// Each store takes a directory, with address space and descriptors.
+// Each store takes a directory, with address space and descriptors, until the gang ends:
+// also when whoever named it has left, and comes again under that name with another one.
 Refusal Coordinator::CheckStores(const Gang *gang, const std::string &name,
                                  const gang::Uuid &store) const {
     if (gang) {
         std::set<gang::Uuid> stores = {store};
         for (const auto &m : gang->members) {
             stores.insert(m->share.store_uuid);
+        }
+        for (const auto &[uuid, share] : gang->shares) {
+            stores.insert(uuid);
         }
         if (stores.size() > kMaxStoresOfGang) {
             return {"limit", "gang " + gang->id + " has " + std::to_string(kMaxStoresOfGang) +

@@ -183,6 +183,25 @@ TEST(GangdLimits, StoresOfAGangAreBounded) {
     EXPECT_EQ(refused, 4);
 }
 
+// Nor is there room for more when one name comes again and again.
+TEST(GangdLimits, StoresOfAGangAreBoundedForANameThatComesAgain) {
+    Gangd gangd;
+    auto stays = gangd.Source("web", "vm0", 2);
+    int served = 0, refused = 0;
+    for (int i = 1; i < 20; i++) {
+        auto client = gangd.Client();
+        json join = SourceJoinRequest("web", "vm1", 2);
+        join["store"] = std::string(30, 'b') + std::to_string(10 + i);
+        client->Send(join);
+        const json answer = client->Receive();
+        served += answer.value("op", "") == "directory";
+        refused += answer.value("code", "") == "limit";
+        client->Send({{"op", "leave"}, {"result", "failed"}});
+    }
+    EXPECT_EQ(served, 15);
+    EXPECT_EQ(refused, 4);
+}
+
 TEST(GangdLimits, SlowClientsAreToldAndDroppedWhileMembersMayBeSilent) {
     Gangd gangd({"--hello-timeout", "2.5", "--idle-timeout", "2.5"});
     auto member = gangd.Source("web", "vm1", 2);
