@@ -164,6 +164,17 @@ Refusal Coordinator::CheckSource(Peer *peer, uint64_t pid, const json &request,
     if (Refusal refusal = CheckRam(pid, ram_pages)) {
         return refusal;
     }
+    // Of such a store any slot may be referenced: its directory has room for all of
+    // them, however little RAM the members have.
+    const uint64_t most_filled =
+        std::min(kMaxGangPages, limits_.max_total_pages) +
+        uint64_t{gang::kMaxChannels} * gang::kChunkSlots;
+    if (filled != 0 && slots > most_filled) {
+        return {"limit", "the destination has kept a store of " + std::to_string(slots) +
+                             " slots; this host's max-total-ram allows " +
+                             std::to_string(most_filled) +
+                             ": raise it, or drop that store (gangctl forget, there)"};
+    }
     gang::GetString(request, "gang", &id);
     gang::GetString(request, "member", &name);
     auto existing = sources_.find(id);
@@ -274,7 +285,8 @@ gang::Status Coordinator::MakeShare(const Gang &gang, const Member &member,
     auto made = std::make_unique<Share>();
     gang::Status status = gang::Directory::Create(config, &made->fd);
     if (status.ok()) {
-        status = gang::Directory::Open(made->fd, &made->directory);
+        status = gang::Directory::Open(made->fd, &made->directory,
+                                       gang::Directory::Access::kObserver);
     }
     if (status.ok()) {
         spdlog::info("gang {}: directory of {} bytes for {} pages", gang.id,

@@ -89,7 +89,9 @@ bool Coordinator::InUse(int fd) const {
 Refusal Coordinator::TakeBackShare(const gang::DirectoryConfig &claim, int fd,
                                    std::unique_ptr<Share> *out) const {
     auto share = std::make_unique<Share>();
-    if (gang::Status status = gang::Directory::Open(fd, &share->directory); !status.ok()) {
+    if (gang::Status status =
+            gang::Directory::Open(fd, &share->directory, gang::Directory::Access::kObserver);
+        !status.ok()) {
         return Unusable(status);
     }
     const gang::Directory &d = *share->directory;

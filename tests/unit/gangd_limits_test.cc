@@ -146,6 +146,36 @@ TEST(GangdLimits, ClaimsOfRamAreBoundedForAVmAProcessAndTheHost) {
     EXPECT_EQ(fits.Served("directory"), 1);
 }
 
+// The kernel's figure in kB.
+uint64_t AddressSpace(const Gangd &gangd) {
+    const std::string status =
+        ReadAll("/proc/" + std::to_string(gangd.process->pid()) + "/status");
+    const size_t at = status.find("VmSize:");
+    return at == std::string::npos ? 0 : std::stoull(status.substr(at + 7));
+}
+
+// A kept store may be larger than the gang, not larger than this host could fill; and
+// gangd has no mapping of the pages that members mirror.
+TEST(GangdLimits, AddressSpaceThatAStoreTakesIsBounded) {
+    Gangd gangd({"--max-ram", "8G", "--max-total-ram", "8G"});
+    json join = SourceJoinRequest("web", "vm1", 1);
+    join["filled"] = 1;
+    join["slots"] = UINT32_MAX;
+    auto greedy = gangd.Client();
+    ASSERT_TRUE(greedy->Send(join));
+    EXPECT_EQ(greedy->Refused(), "limit");
+    EXPECT_NE(greedy->why.find("max-total-ram"), std::string::npos) << greedy->why;
+
+    const uint64_t before = AddressSpace(gangd);
+    join["slots"] = uint64_t{8} << 18; // 8 GiB
+    auto modest = gangd.Client();
+    ASSERT_TRUE(modest->Send(join));
+    EXPECT_EQ(modest->Receive().value("op", ""), "directory");
+    const uint64_t after = AddressSpace(gangd);
+    EXPECT_GT(before, 0u);
+    EXPECT_LT(after, before + (uint64_t{1} << 20)) << "kB";
+}
+
 TEST(GangdLimits, TenThousandMembersAreAnErrorAndNoOthersAreAdmittedThanAnnounced) {
     Gangd gangd;
     auto bystander = gangd.Source("web", "vm1", 2);
