@@ -93,8 +93,10 @@ class Coordinator {
   public:
     // `wipe` takes over the descriptors of what an ended gang shared.
     using Wipe = std::function<void(int fd)>;
-    explicit Coordinator(const Limits &limits, Wipe wipe = {})
-        : limits_(limits), wipe_(std::move(wipe)) {}
+    // Whether a descriptor's segment is one that is still being wiped.
+    using IsWiped = std::function<bool(int fd)>;
+    explicit Coordinator(const Limits &limits, Wipe wipe = {}, IsWiped is_wiped = {})
+        : limits_(limits), wipe_(std::move(wipe)), is_wiped_(std::move(is_wiped)) {}
     ~Coordinator();
 
     // `pid` is what the kernel says of the peer, 0 if it does not say.
@@ -210,7 +212,7 @@ class Coordinator {
     bool InUse(int fd) const;
     Refusal TakeBackShare(const gang::DirectoryConfig &claim, int fd,
                           std::unique_ptr<Share> *out) const;
-    Refusal TakeBackStore(const gang::Uuid &uuid, int fd, std::unique_ptr<gang::Store> *out) const;
+    Refusal TakeBackStore(const gang::Uuid &uuid, int fd, std::unique_ptr<gang::Store> *out);
     // Of a gang at the destination.
     std::string KeyOf(const std::string &id, const std::string &name) const;
     // coordinator_limits.cc: what a peer may take, by what it is and has.
@@ -257,6 +259,7 @@ class Coordinator {
 
     const Limits limits_;
     const Wipe wipe_;
+    const IsWiped is_wiped_;
     // Stores whose directory has ended, the latest ones: which of their slots are
     // filled is not known here any more.
     static constexpr size_t kMaxSpent = 1024;

@@ -40,7 +40,9 @@ std::string Layout() {
 
 Server::Server(const ServerConfig &config, std::unique_ptr<Listener> listener, Notifier *notifier)
     : config_(config), listener_(std::move(listener)), notifier_(notifier),
-      coordinator_(config.limits, [this](int fd) { wiper_.Add(fd); }) {
+      coordinator_(
+          config.limits, [this](int fd) { wiper_.Add(fd); },
+          [this](int fd) { return wiper_.Has(fd); }) {
     meminfo_ = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
     Watch();
     Announce();
