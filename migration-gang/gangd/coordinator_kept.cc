@@ -6,6 +6,7 @@
 
 #include "coordinator.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -65,6 +66,12 @@ void Coordinator::Resume(const std::string &key, Gang *gang, gang::HashKind want
     }
     if (wanted != gang::HashKind::kInvalid && wanted != kept.store->hash_kind()) {
         Drop(it, "another hash is asked for");
+        return;
+    }
+    // The open file is one for all who have had the descriptor, and so are its flags: with
+    // this one nobody could write to the store.
+    if (const int flags = fcntl(kept.fd, F_GETFL); flags < 0 || flags & O_APPEND) {
+        Drop(it, "a member has made it unusable (O_APPEND)");
         return;
     }
     if (gang::Status status = gang::Store::Renew(kept.fd, *kept.store); !status.ok()) {

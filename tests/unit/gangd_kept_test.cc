@@ -169,6 +169,19 @@ TEST(GangdKept, StoreThatIsHandedBackCountsThoseThatAreKept) {
     EXPECT_TRUE(gangd.Status()["kept"].empty()); // it made way
 }
 
+TEST(GangdKept, StoreThatNobodyCouldWriteToIsDropped) {
+    Gangd gangd({"--store-keep", "300"});
+    Destination first(gangd, "web", "vm1");
+    first.Fill(2);
+    ASSERT_EQ(fcntl(first.fd(), F_SETFL, fcntl(first.fd(), F_GETFL) | O_APPEND), 0);
+    first.Leave("failed");
+    ASSERT_TRUE(OneKept(gangd));
+    Destination again(gangd, "web", "vm1");
+    EXPECT_FALSE(again.store->kept());
+    EXPECT_EQ(fcntl(again.fd(), F_GETFL) & O_APPEND, 0);
+    EXPECT_NE(gangd.log().find("O_APPEND"), std::string::npos) << gangd.log();
+}
+
 TEST(GangdKept, OperatorDropsIt) {
     Gangd gangd({"--store-keep", "300"});
     for (const char *gang : {"web", "db"}) {
