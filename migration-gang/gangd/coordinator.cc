@@ -161,7 +161,7 @@ Refusal Coordinator::CheckSource(Peer *peer, uint64_t pid, const json &request,
     }
     // What is no number claims nothing, which is refused.
     (void)gang::GetUint(request, "ram-pages", UINT64_MAX, &ram_pages);
-    if (Refusal refusal = CheckRam(pid, ram_pages)) {
+    if (Refusal refusal = CheckRam(*peer, pid, ram_pages)) {
         return refusal;
     }
     // Of such a store any slot may be referenced: its directory has room for all of
@@ -431,8 +431,7 @@ bool Coordinator::needs_tick() const {
 gang::Status Coordinator::MakeStore(Gang *gang, gang::HashKind hash_kind) {
     uint64_t total = limits_.store_total / kSlotBytes;
     uint64_t wanted = limits_.store_bytes / kSlotBytes;
-    uint64_t given = MakeRoom(wanted, total);
-    uint64_t slots = std::min(wanted, total > given ? total - given : 0);
+    uint64_t slots = MakeRoom(gang->owner, wanted, total);
     slots = std::min<uint64_t>(slots, UINT32_MAX - gang::kChunkSlots);
     slots = std::max<uint64_t>(slots / gang::kChunkSlots, 1) * gang::kChunkSlots;
     // A quarter is for what members save when they fail, if it is one chunk or more.

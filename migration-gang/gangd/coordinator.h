@@ -212,7 +212,8 @@ class Coordinator {
     bool InUse(int fd) const;
     Refusal TakeBackShare(const gang::DirectoryConfig &claim, int fd,
                           std::unique_ptr<Share> *out) const;
-    Refusal TakeBackStore(const gang::Uuid &uuid, int fd, std::unique_ptr<gang::Store> *out);
+    Refusal TakeBackStore(uid_t user, const gang::Uuid &uuid, int fd,
+                          std::unique_ptr<gang::Store> *out);
     // Of a gang at the destination.
     std::string KeyOf(const std::string &id, const std::string &name) const;
     // coordinator_limits.cc: what a peer may take, by what it is and has.
@@ -220,7 +221,8 @@ class Coordinator {
     Refusal CheckOwner(const Gang &gang, const Peer &peer) const;
     Refusal CheckMembers(const Gang &gang, const std::string &name, uint64_t members) const;
     Refusal CheckStores(const Gang *gang, const std::string &name, const gang::Uuid &store) const;
-    Refusal CheckRam(uint64_t pid, uint64_t pages) const;
+    Refusal CheckRam(const Peer &peer, uint64_t pid, uint64_t pages) const;
+    static uint64_t PartOf(uid_t user, uint64_t all);
     // coordinator_policy.cc
     static Refusal ReadPolicy(const Gang *gang, const nlohmann::json &request,
                               gang::SwitchoverPolicy *policy);
@@ -243,8 +245,8 @@ class Coordinator {
     // coordinator_kept.cc
     bool Keep(const std::string &key, Gang *gang);
     void Resume(const std::string &key, Gang *gang, gang::HashKind wanted);
-    uint64_t MakeRoom(uint64_t wanted, uint64_t total);
-    std::map<std::string, Kept>::iterator Oldest();
+    uint64_t MakeRoom(uid_t user, uint64_t wanted, uint64_t total);
+    std::map<std::string, Kept>::iterator Oldest(std::optional<uid_t> of = {});
     void Drop(std::map<std::string, Kept>::iterator it, const char *why);
     void TickKept(uint64_t now_ms);
     uint64_t LeftMs(const Kept &kept) const;

@@ -271,7 +271,7 @@ Refusal Coordinator::RejoinBoard(Peer *peer, const json &request, int fd) {
 }
 
 // As many slots as MakeStore() might have given.
-Refusal Coordinator::TakeBackStore(const gang::Uuid &uuid, int fd,
+Refusal Coordinator::TakeBackStore(uid_t user, const gang::Uuid &uuid, int fd,
                                    std::unique_ptr<gang::Store> *out) {
     gang::Status status = gang::Store::Open(fd, out, gang::Store::Access::kObserver);
     if (!status.ok()) {
@@ -288,9 +288,8 @@ Refusal Coordinator::TakeBackStore(const gang::Uuid &uuid, int fd,
     // What is kept makes way for it, if that helps.
     const uint64_t total = limits_.store_total / kSlotBytes;
     const uint64_t size = limits_.store_bytes / kSlotBytes;
-    const uint64_t given = MakeRoom(std::min(store.slots(), size), total);
-    const uint64_t most =
-        std::max<uint64_t>(std::min(size, total > given ? total - given : 0), gang::kChunkSlots);
+    const uint64_t room = MakeRoom(user, store.slots() <= size ? store.slots() : 0, total);
+    const uint64_t most = std::max<uint64_t>(room, gang::kChunkSlots);
     if (store.slots() > most) {
         return {"limit", "the store that is handed back is larger than store-size or what is "
                          "left of store-total"};
@@ -328,7 +327,7 @@ Refusal Coordinator::RejoinDestination(Peer *peer, uint64_t pid, const json &req
         if (InUse(fd)) {
             return Invalid("what is handed back is another gang's, or was one's");
         }
-        if (Refusal refusal = TakeBackStore(uuid, fd, &taken)) {
+        if (Refusal refusal = TakeBackStore(peer->uid(), uuid, fd, &taken)) {
             return refusal;
         }
     }

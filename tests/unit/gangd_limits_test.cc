@@ -146,6 +146,45 @@ TEST(GangdLimits, ClaimsOfRamAreBoundedForAVmAProcessAndTheHost) {
     EXPECT_EQ(fits.Served("directory"), 1);
 }
 
+TEST(GangdLimits, OneUserCannotTakeTheRamOfOthers) {
+    NEEDS_ROOT();
+    Gangd gangd({"--allow-user", "nobody", "--max-ram", "1G", "--max-total-ram", "4G"});
+    auto claim = [](const std::string &gang) {
+        return [gang](int) {
+            json join = SourceJoinRequest(gang, "vm1", 1);
+            join["ram-pages"] = 1 << 18;
+            return join;
+        };
+    };
+    std::vector<std::unique_ptr<Crowd>> crowd;
+    for (int i = 0; i < 4; i++) { // a process has the limit of a VM
+        crowd.push_back(
+            std::make_unique<Crowd>(gangd, true, 1, claim("gang" + std::to_string(i))));
+        EXPECT_EQ(crowd.back()->Served("directory"), i < 3) << crowd.back()->got;
+        EXPECT_EQ(crowd.back()->Refused("three quarters of max-total-ram"), i == 3);
+    }
+    Crowd roots(gangd, false, 1, claim("web"));
+    EXPECT_EQ(roots.Served("directory"), 1) << roots.got;
+    Crowd more(gangd, false, 1, claim("db"));
+    EXPECT_EQ(more.Refused("max-total-ram"), 1) << more.got;
+}
+
+TEST(GangdLimits, OneUserCannotTakeTheStoresOfOthers) {
+    NEEDS_ROOT();
+    Gangd gangd({"--allow-user", "nobody", "--store-size", "4M", "--store-total", "8M"});
+    auto join = [](int i) { return DestinationJoinRequest("gang" + std::to_string(i), "vm1"); };
+    Crowd nobody(gangd, true, 2, join);
+    ASSERT_EQ(nobody.Served("store"), 2) << nobody.got;
+    const uint64_t most = (uint64_t{6} << 20) / kPageSize;
+    const uint64_t first = nobody.got[0]["slots"], second = nobody.got[1]["slots"];
+    EXPECT_LE(first + second, most);
+    EXPECT_GT(first, most / 2);
+    EXPECT_GT(second, most / 4);
+    Crowd roots(gangd, false, 1, [](int) { return DestinationJoinRequest("web", "vm1"); });
+    ASSERT_EQ(roots.Served("store"), 1) << roots.got;
+    EXPECT_GE(roots.got[0]["slots"].get<uint64_t>(), (uint64_t{2} << 20) / kPageSize * 9 / 10);
+}
+
 // The kernel's figure in kB.
 uint64_t AddressSpace(const Gangd &gangd) {
     const std::string status =
