@@ -255,7 +255,9 @@ Refusal Server::Handle(Connection *connection, const json &request, int fd, bool
         return coordinator_.Scanned(connection);
     }
     if (op == "leave") {
-        return coordinator_.Leave(connection, request);
+        Refusal refusal = coordinator_.Leave(connection, request);
+        connection->has_left |= !refusal;
+        return refusal;
     }
     if (op == "set") {
         if (!config_.access.MayJoin(connection->peer())) {

@@ -287,6 +287,20 @@ TEST(GangdLimits, SlowClientsAreToldAndDroppedWhileMembersMayBeSilent) {
     EXPECT_EQ(second->Receive()["op"], "directory");
 }
 
+TEST(GangdLimits, WhoHasLeftMayNotBeSilentAsAMember) {
+    Gangd gangd({"--idle-timeout", "1"});
+    auto stays = gangd.Client(), leaves = gangd.Client();
+    ASSERT_TRUE(stays->Send(DestinationJoinRequest("web", "vm1")));
+    ASSERT_TRUE(leaves->Send(DestinationJoinRequest("web", "vm2")));
+    EXPECT_EQ(stays->Receive()["op"], "store");
+    EXPECT_EQ(leaves->Receive()["op"], "store");
+    ASSERT_TRUE(leaves->Send({{"op", "leave"}, {"result", "completed"}}));
+    EXPECT_EQ(leaves->Refused(), "limit");
+    EXPECT_NE(leaves->why.find("idle-timeout"), std::string::npos) << leaves->why;
+    EXPECT_TRUE(leaves->HungUp());
+    EXPECT_TRUE(stays->Silent());
+}
+
 TEST(GangdLimits, ClientThatKnocksWithoutPauseFillsNoLogAndKeepsNobodyOut) {
     Gangd gangd({"--max-process-clients", "1"});
     std::unique_ptr<RawClient> in;
