@@ -126,6 +126,13 @@ TEST_F(GangdMetrics, ClientThatCannotBeAcceptedCostsNoTime) {
     none = before;
     const std::string fds = "/proc/" + std::to_string(pid) + "/fd/";
     std::error_code ignored;
+    EXPECT_TRUE(Soon([&] { // both that listen: those who asked whether it serves have gone
+        size_t sockets = 0;
+        for (const auto &fd : std::filesystem::directory_iterator(fds, ignored)) {
+            sockets += std::filesystem::read_symlink(fd, ignored).string().starts_with("socket:");
+        }
+        return sockets == 2;
+    }));
     for (none.rlim_cur = 0; // the first one that is free
          std::filesystem::is_symlink(fds + std::to_string(none.rlim_cur), ignored);) {
         none.rlim_cur++;
