@@ -76,7 +76,7 @@ void Connection::ExpectWithin(unsigned ms) {
                 self->Refuse({"limit", "no 'hello' in " + std::to_string(self->pace_.hello_ms) +
                                            " ms (hello-timeout)"});
                 self->Drop();
-            } else if (!self->has_joined) {
+            } else if (!self->is_member()) {
                 self->Refuse({"limit", "no request in " + std::to_string(self->pace_.idle_ms) +
                                            " ms, and no member (idle-timeout)"});
                 self->Drop();
@@ -267,7 +267,7 @@ bool Connection::Read() {
     }
     text.resize(static_cast<size_t>(n));
     owner_->OnMessage(this, text, fd);
-    if (greeted && !has_joined && !dropped_) {
+    if (greeted && !is_member() && !dropped_) {
         ExpectWithin(pace_.idle_ms);
     }
     return true;

@@ -64,6 +64,7 @@ class Connection : public Peer {
     bool greeted = false;  // said hello
     bool may_join = false; // with our layout
     bool has_joined = false;
+    bool has_left = false; // since then; it joins no more
 
   private:
     struct Message {
@@ -77,6 +78,7 @@ class Connection : public Peer {
     // One message; false when there is no more to read for now.
     bool Read();
     bool Overdone();
+    bool is_member() const { return has_joined && !has_left; }
     // Gives the client `ms` to say the next thing, or be told why it is dropped.
     void ExpectWithin(unsigned ms);
     void Flush();

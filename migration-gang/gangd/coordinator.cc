@@ -161,8 +161,19 @@ Refusal Coordinator::CheckSource(Peer *peer, uint64_t pid, const json &request,
     }
     // What is no number claims nothing, which is refused.
     (void)gang::GetUint(request, "ram-pages", UINT64_MAX, &ram_pages);
-    if (Refusal refusal = CheckRam(pid, ram_pages)) {
+    if (Refusal refusal = CheckRam(*peer, pid, ram_pages)) {
         return refusal;
+    }
+    // Of such a store any slot may be referenced: its directory has room for all of
+    // them, however little RAM the members have.
+    const uint64_t most_filled =
+        std::min(kMaxGangPages, limits_.max_total_pages) +
+        uint64_t{gang::kMaxChannels} * gang::kChunkSlots;
+    if (filled != 0 && slots > most_filled) {
+        return {"limit", "the destination has kept a store of " + std::to_string(slots) +
+                             " slots; this host's max-total-ram allows " +
+                             std::to_string(most_filled) +
+                             ": raise it, or drop that store (gangctl forget, there)"};
     }
     gang::GetString(request, "gang", &id);
     gang::GetString(request, "member", &name);
@@ -274,7 +285,8 @@ gang::Status Coordinator::MakeShare(const Gang &gang, const Member &member,
     auto made = std::make_unique<Share>();
     gang::Status status = gang::Directory::Create(config, &made->fd);
     if (status.ok()) {
-        status = gang::Directory::Open(made->fd, &made->directory);
+        status = gang::Directory::Open(made->fd, &made->directory,
+                                       gang::Directory::Access::kObserver);
     }
     if (status.ok()) {
         spdlog::info("gang {}: directory of {} bytes for {} pages", gang.id,
@@ -419,8 +431,7 @@ bool Coordinator::needs_tick() const {
 gang::Status Coordinator::MakeStore(Gang *gang, gang::HashKind hash_kind) {
     uint64_t total = limits_.store_total / kSlotBytes;
     uint64_t wanted = limits_.store_bytes / kSlotBytes;
-    uint64_t given = MakeRoom(wanted, total);
-    uint64_t slots = std::min(wanted, total > given ? total - given : 0);
+    uint64_t slots = MakeRoom(gang->owner, wanted, total);
     slots = std::min<uint64_t>(slots, UINT32_MAX - gang::kChunkSlots);
     slots = std::max<uint64_t>(slots / gang::kChunkSlots, 1) * gang::kChunkSlots;
     // A quarter is for what members save when they fail, if it is one chunk or more.

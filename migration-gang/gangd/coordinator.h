@@ -93,8 +93,10 @@ class Coordinator {
   public:
     // `wipe` takes over the descriptors of what an ended gang shared.
     using Wipe = std::function<void(int fd)>;
-    explicit Coordinator(const Limits &limits, Wipe wipe = {})
-        : limits_(limits), wipe_(std::move(wipe)) {}
+    // Whether a descriptor's segment is one that is still being wiped.
+    using IsWiped = std::function<bool(int fd)>;
+    explicit Coordinator(const Limits &limits, Wipe wipe = {}, IsWiped is_wiped = {})
+        : limits_(limits), wipe_(std::move(wipe)), is_wiped_(std::move(is_wiped)) {}
     ~Coordinator();
 
     // `pid` is what the kernel says of the peer, 0 if it does not say.
@@ -211,7 +213,8 @@ class Coordinator {
     bool InUse(int fd) const;
     Refusal TakeBackShare(const gang::DirectoryConfig &claim, int fd,
                           std::unique_ptr<Share> *out) const;
-    Refusal TakeBackStore(const gang::Uuid &uuid, int fd, std::unique_ptr<gang::Store> *out) const;
+    Refusal TakeBackStore(uid_t user, const gang::Uuid &uuid, int fd,
+                          std::unique_ptr<gang::Store> *out);
     // Of a gang at the destination.
     std::string KeyOf(const std::string &id, const std::string &name) const;
     // coordinator_limits.cc: what a peer may take, by what it is and has.
@@ -219,7 +222,8 @@ class Coordinator {
     Refusal CheckOwner(const Gang &gang, const Peer &peer) const;
     Refusal CheckMembers(const Gang &gang, const std::string &name, uint64_t members) const;
     Refusal CheckStores(const Gang *gang, const std::string &name, const gang::Uuid &store) const;
-    Refusal CheckRam(uint64_t pid, uint64_t pages) const;
+    Refusal CheckRam(const Peer &peer, uint64_t pid, uint64_t pages) const;
+    static uint64_t PartOf(uid_t user, uint64_t all);
     // coordinator_policy.cc
     static Refusal ReadPolicy(const Gang *gang, const nlohmann::json &request,
                               gang::SwitchoverPolicy *policy);
@@ -242,8 +246,8 @@ class Coordinator {
     // coordinator_kept.cc
     bool Keep(const std::string &key, Gang *gang);
     void Resume(const std::string &key, Gang *gang, gang::HashKind wanted);
-    uint64_t MakeRoom(uint64_t wanted, uint64_t total);
-    std::map<std::string, Kept>::iterator Oldest();
+    uint64_t MakeRoom(uid_t user, uint64_t wanted, uint64_t total);
+    std::map<std::string, Kept>::iterator Oldest(std::optional<uid_t> of = {});
     void Drop(std::map<std::string, Kept>::iterator it, const char *why);
     void TickKept(uint64_t now_ms);
     uint64_t LeftMs(const Kept &kept) const;
@@ -258,6 +262,7 @@ class Coordinator {
 
     const Limits limits_;
     const Wipe wipe_;
+    const IsWiped is_wiped_;
     // Stores whose directory has ended, the latest ones: which of their slots are
     // filled is not known here any more.
     static constexpr size_t kMaxSpent = 1024;

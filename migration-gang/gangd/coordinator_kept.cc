@@ -6,6 +6,7 @@
 
 #include "coordinator.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -67,6 +68,12 @@ void Coordinator::Resume(const std::string &key, Gang *gang, gang::HashKind want
         Drop(it, "another hash is asked for");
         return;
     }
+    // The open file is one for all who have had the descriptor, and so are its flags: with
+    // this one nobody could write to the store.
+    if (const int flags = fcntl(kept.fd, F_GETFL); flags < 0 || flags & O_APPEND) {
+        Drop(it, "a member has made it unusable (O_APPEND)");
+        return;
+    }
     if (gang::Status status = gang::Store::Renew(kept.fd, *kept.store); !status.ok()) {
         spdlog::error("gang {}: {}", kept.id, status.message());
         Drop(it, "it cannot be used");
@@ -79,28 +86,50 @@ void Coordinator::Resume(const std::string &key, Gang *gang, gang::HashKind want
     kept_.erase(it);
 }
 
-std::map<std::string, Coordinator::Kept>::iterator Coordinator::Oldest() {
-    return std::min_element(kept_.begin(), kept_.end(), [](const auto &a, const auto &b) {
-        return a.second.since < b.second.since;
+// There is one, `of` that user if it is given.
+std::map<std::string, Coordinator::Kept>::iterator
+Coordinator::Oldest(std::optional<uid_t> of) {
+    auto rank = [&](const Kept &kept) {
+        return std::pair(of && kept.owner != *of, kept.since);
+    };
+    return std::min_element(kept_.begin(), kept_.end(), [&](const auto &a, const auto &b) {
+        return rank(a.second) < rank(b.second);
     });
 }
 
-// What is given to stores, those that are kept too; less of these, the oldest first,
-// until `wanted` slots more fit into `total`.
-uint64_t Coordinator::MakeRoom(uint64_t wanted, uint64_t total) {
-    uint64_t given = 0;
+// How many of `wanted` slots a store of `user` may have.  What is kept counts as what is in
+// use does, and less is kept, the oldest first, as far as they need it: of this user's own
+// where its part of `total` is used up, then of anybody's.
+uint64_t Coordinator::MakeRoom(uid_t user, uint64_t wanted, uint64_t total) {
+    const uint64_t part = PartOf(user, total);
+    uint64_t given = 0, own = 0, own_kept = 0;
+    auto add = [&](const gang::Store &store, uid_t owner) {
+        given += store.slots();
+        own += owner == user ? store.slots() : 0;
+    };
     for (const auto &[id, other] : destinations_) {
-        given += other->store ? other->store->slots() : 0;
+        if (other->store) {
+            add(*other->store, other->owner);
+        }
     }
     for (const auto &[key, kept] : kept_) {
-        given += kept.store->slots();
+        add(*kept.store, kept.owner);
+        own_kept += kept.owner == user;
     }
-    while (!kept_.empty() && (given > total || wanted > total - given)) {
+    auto fits = [&](uint64_t used, uint64_t all) { return used <= all && wanted <= all - used; };
+    for (; own_kept && !fits(own, part); own_kept--) {
+        auto oldest = Oldest(user);
+        given -= oldest->second.store->slots();
+        own -= oldest->second.store->slots();
+        Drop(oldest, "another gang of its user needs the memory");
+    }
+    wanted = std::min(wanted, part > own ? part - own : 0);
+    while (!kept_.empty() && !fits(given, total)) {
         auto oldest = Oldest();
         given -= oldest->second.store->slots();
         Drop(oldest, "another gang needs the memory");
     }
-    return given;
+    return std::min(wanted, total > given ? total - given : 0);
 }
 
 void Coordinator::Drop(std::map<std::string, Kept>::iterator it, const char *why) {

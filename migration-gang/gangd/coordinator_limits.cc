@@ -57,13 +57,17 @@ Refusal Coordinator::CheckMembers(const Gang &gang, const std::string &name,
     return {};
 }
 
-// Each store takes a directory, with address space and descriptors.
+// Each store takes a directory, with address space and descriptors, until the gang ends:
+// also when whoever named it has left, and comes again under that name with another one.
 Refusal Coordinator::CheckStores(const Gang *gang, const std::string &name,
                                  const gang::Uuid &store) const {
     if (gang) {
         std::set<gang::Uuid> stores = {store};
         for (const auto &m : gang->members) {
             stores.insert(m->share.store_uuid);
+        }
+        for (const auto &[uuid, share] : gang->shares) {
+            stores.insert(uuid);
         }
         if (stores.size() > kMaxStoresOfGang) {
             return {"limit", "gang " + gang->id + " has " + std::to_string(kMaxStoresOfGang) +
@@ -86,16 +90,22 @@ Refusal Coordinator::CheckStores(const Gang *gang, const std::string &name,
     return {};
 }
 
-Refusal Coordinator::CheckRam(uint64_t process, uint64_t pages) const {
+// A quarter is for others than one user, who is not root.
+uint64_t Coordinator::PartOf(uid_t user, uint64_t all) {
+    return user == 0 ? all : all - all / 4;
+}
+
+Refusal Coordinator::CheckRam(const Peer &peer, uint64_t process, uint64_t pages) const {
     if (pages == 0 || pages > limits_.max_member_pages) {
         return {"limit", "'ram-pages' must be 1 to " + std::to_string(limits_.max_member_pages) +
                              " (max-ram)"};
     }
-    uint64_t all = 0, own = 0; // each claim is bounded, and so are the members: no overflow
+    uint64_t all = 0, own = 0, of_user = 0; // each claim is bounded, and so are the members: no overflow
     for (const auto &[id, gang] : sources_) {
         for (const auto &m : gang->members) {
             if (m->peer) {
                 all += m->share.gang_pages;
+                of_user += m->peer->uid() == peer.uid() ? m->share.gang_pages : 0;
                 own += process != 0 && m->process == process ? m->share.gang_pages : 0;
             }
         }
@@ -107,6 +117,14 @@ Refusal Coordinator::CheckRam(uint64_t process, uint64_t pages) const {
     if (all > limits_.max_total_pages || pages > limits_.max_total_pages - all) {
         return {"limit", "the outgoing VMs of this host have RAM of " + std::to_string(all) +
                              " pages; with 'ram-pages' they pass max-total-ram"};
+    }
+    // One VM as large as max-ram allows is no crowd.
+    const uint64_t part =
+        std::max(PartOf(peer.uid(), limits_.max_total_pages), limits_.max_member_pages);
+    if (peer.uid() != 0 && (of_user > part || pages > part - of_user)) {
+        return {"limit", "the outgoing VMs of user " + std::to_string(peer.uid()) +
+                             " have RAM of " + std::to_string(of_user) +
+                             " pages; with 'ram-pages' they pass three quarters of max-total-ram"};
     }
     return {};
 }

@@ -80,7 +80,12 @@ Refusal Coordinator::Set(const Peer &peer, const json &request, uint64_t now_ms)
     if (it == announced_.end() && announced_.size() >= kMaxAnnounced) {
         return {"limit", "too many gangs are announced that nobody has joined"};
     }
-    announced_[id].Add(order);
+    // What another user said of it goes: neither is told whose word is whose.
+    if (it != announced_.end() && it->second.owner != order.owner) {
+        it->second = order;
+    } else {
+        announced_[id].Add(order);
+    }
     return {};
 }
 

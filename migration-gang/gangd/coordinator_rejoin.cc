@@ -67,8 +67,14 @@ bool SameFile(int a, int b) {
 
 } // namespace
 
-// A segment is one gang's: it is wiped when that one ends.
+// A segment is one gang's: it is wiped when that one ends.  So no other gets one that is
+// kept for its next attempt, nor one that is being wiped.
 bool Coordinator::InUse(int fd) const {
+    if (std::any_of(kept_.begin(), kept_.end(),
+                    [&](const auto &kept) { return SameFile(kept.second.fd, fd); }) ||
+        (is_wiped_ && is_wiped_(fd))) {
+        return true;
+    }
     for (const Gangs *role : {&sources_, &destinations_}) {
         for (const auto &[id, gang] : *role) {
             for (int own : {gang->store_fd, gang->board_fd}) {
@@ -89,7 +95,9 @@ bool Coordinator::InUse(int fd) const {
 Refusal Coordinator::TakeBackShare(const gang::DirectoryConfig &claim, int fd,
                                    std::unique_ptr<Share> *out) const {
     auto share = std::make_unique<Share>();
-    if (gang::Status status = gang::Directory::Open(fd, &share->directory); !status.ok()) {
+    if (gang::Status status =
+            gang::Directory::Open(fd, &share->directory, gang::Directory::Access::kObserver);
+        !status.ok()) {
         return Unusable(status);
     }
     const gang::Directory &d = *share->directory;
@@ -151,7 +159,7 @@ Refusal Coordinator::RejoinSource(Peer *peer, uint64_t pid, const json &request,
     }
     if (!share) {
         if (InUse(fd)) {
-            return Invalid("what is handed back is another gang's");
+            return Invalid("what is handed back is another gang's, or was one's");
         }
         if (Refusal refusal = TakeBackShare(claim, fd, &taken)) {
             return refusal;
@@ -231,7 +239,7 @@ Refusal Coordinator::RejoinBoard(Peer *peer, const json &request, int fd) {
         }
         if (!gang->board) {
             if (InUse(fd)) {
-                return Invalid("what is handed back is another gang's");
+                return Invalid("what is handed back is another gang's, or was one's");
             }
             if (gang::Status status = gang::Board::Open(fd, &taken); !status.ok()) {
                 return Unusable(status);
@@ -264,8 +272,8 @@ Refusal Coordinator::RejoinBoard(Peer *peer, const json &request, int fd) {
 }
 
 // As many slots as MakeStore() might have given.
-Refusal Coordinator::TakeBackStore(const gang::Uuid &uuid, int fd,
-                                   std::unique_ptr<gang::Store> *out) const {
+Refusal Coordinator::TakeBackStore(uid_t user, const gang::Uuid &uuid, int fd,
+                                   std::unique_ptr<gang::Store> *out) {
     gang::Status status = gang::Store::Open(fd, out, gang::Store::Access::kObserver);
     if (!status.ok()) {
         return Unusable(status);
@@ -278,14 +286,11 @@ Refusal Coordinator::TakeBackStore(const gang::Uuid &uuid, int fd,
         return {"denied", "this host's gangd is configured with hash=" +
                               gang::HashKindText(limits_.hash_kind)};
     }
-    uint64_t given = 0;
-    for (const auto &[id, other] : destinations_) {
-        given += other->store ? other->store->slots() : 0;
-    }
+    // What is kept makes way for it, if that helps.
     const uint64_t total = limits_.store_total / kSlotBytes;
-    const uint64_t most = std::max<uint64_t>(
-        std::min(limits_.store_bytes / kSlotBytes, total > given ? total - given : 0),
-        gang::kChunkSlots);
+    const uint64_t size = limits_.store_bytes / kSlotBytes;
+    const uint64_t room = MakeRoom(user, store.slots() <= size ? store.slots() : 0, total);
+    const uint64_t most = std::max<uint64_t>(room, gang::kChunkSlots);
     if (store.slots() > most) {
         return {"limit", "the store that is handed back is larger than store-size or what is "
                          "left of store-total"};
@@ -321,9 +326,9 @@ Refusal Coordinator::RejoinDestination(Peer *peer, uint64_t pid, const json &req
     auto existing = destinations_.find(key);
     if (existing == destinations_.end()) {
         if (InUse(fd)) {
-            return Invalid("what is handed back is another gang's");
+            return Invalid("what is handed back is another gang's, or was one's");
         }
-        if (Refusal refusal = TakeBackStore(uuid, fd, &taken)) {
+        if (Refusal refusal = TakeBackStore(peer->uid(), uuid, fd, &taken)) {
             return refusal;
         }
     }

@@ -23,13 +23,15 @@
 
 namespace {
 
-// A descriptor for each client, and for each directory and store.
+// For each client, and two for each directory that its gang may have, and for what else a
+// gang has.
 void RaiseFileLimit(const gangd::ServerConfig &config) {
     rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
         return;
     }
-    rlim_t wanted = config.max_clients * 2 + config.limits.max_gangs * 6 + 256;
+    rlim_t wanted = config.max_clients * 2 +
+                    config.limits.max_gangs * (2 * gangd::kMaxStoresOfGang + 6) + 256;
     if (limit.rlim_cur < wanted) {
         limit.rlim_cur = std::min(wanted, limit.rlim_max);
         setrlimit(RLIMIT_NOFILE, &limit);

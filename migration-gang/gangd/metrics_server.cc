@@ -26,6 +26,8 @@ using gang::Status;
 
 namespace {
 
+constexpr unsigned kAcceptPauseMs = 200;
+
 int MakeSocket(int family) {
     return socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
@@ -120,15 +122,19 @@ Status MetricsServer::Listen(const std::string &address) {
         status = Status::System("cannot listen for metrics at " + address, errno);
     }
     if (status.ok()) {
-        watch_ = g_unix_fd_add(
-            fd_, G_IO_IN,
-            [](int, GIOCondition, void *self) -> gboolean {
-                static_cast<MetricsServer *>(self)->Accept();
-                return G_SOURCE_CONTINUE;
-            },
-            this);
+        Watch();
     }
     return status;
+}
+
+void MetricsServer::Watch() {
+    watch_ = g_unix_fd_add(
+        fd_, G_IO_IN,
+        [](int, GIOCondition, void *self) -> gboolean {
+            static_cast<MetricsServer *>(self)->Accept();
+            return G_SOURCE_CONTINUE; // removed by Accept() if need be
+        },
+        this);
 }
 
 Status MetricsServer::Open(const std::string &address, std::function<std::string()> text,
@@ -176,6 +182,19 @@ void FreePlace(void *place) {
 void MetricsServer::Accept() {
     int fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+            // As in Server::AcceptOne(): it stays in the backlog, and the processor is
+            // the members' meanwhile.
+            spdlog::error("cannot accept a connection for metrics: {}", strerror(errno));
+            g_source_remove(watch_);
+            watch_ = g_timeout_add(
+                kAcceptPauseMs,
+                [](void *self) -> gboolean {
+                    static_cast<MetricsServer *>(self)->Watch();
+                    return G_SOURCE_REMOVE;
+                },
+                this);
+        }
         return;
     }
     if (clients_.size() >= kMost) {

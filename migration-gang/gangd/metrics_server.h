@@ -47,6 +47,7 @@ class MetricsServer {
     gang::Status ListenUnix(const std::string &path);
     gang::Status ListenTcp(const std::string &address);
     gang::Status Listen(const std::string &address);
+    void Watch();
     void Accept();
     bool Read(int fd, Client *client); // false: it is over
     bool Write(int fd, Client *client);

@@ -80,7 +80,7 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
         ->transform(Bytes());
     app.add_option("--store-total", limits.store_total,
                    "Most memory for the pages kept for all incoming gangs together\n"
-                   "(default: half of the host's)")
+                   "(default: half of the host's); of one user but root three quarters of it")
         ->transform(Bytes());
     app.add_option("--store-keep", keep_s,
                    "Seconds that the store of an incoming gang that failed or was cancelled is\n"
@@ -155,14 +155,16 @@ std::optional<int> ParseOptions(int argc, char **argv, Options *options) {
         ->check(CLI::Range(0.1, 3600.0))
         ->capture_default_str();
     app.add_option("--idle-timeout", idle_s,
-                   "Seconds without a request after which a client that is no member is dropped")
+                   "Seconds without a request after which a client that is no member, or has\n"
+                   "left, is dropped")
         ->check(CLI::Range(0.1, 86400.0))
         ->capture_default_str();
     app.add_option("--max-ram", max_ram,
                    "Most RAM one VM may have (default: twice the host's memory)")
         ->transform(Bytes());
     app.add_option("--max-total-ram", max_total_ram,
-                   "Most RAM all outgoing VMs may have (default: eight times the host's memory)")
+                   "Most RAM all outgoing VMs may have (default: eight times the host's memory);\n"
+                   "of one user but root three quarters of it")
         ->transform(Bytes());
     app.add_flag("--no-seccomp", options->no_seccomp,
                  "Without the filter of system calls, for debugging");

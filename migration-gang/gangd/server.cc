@@ -40,7 +40,9 @@ std::string Layout() {
 
 Server::Server(const ServerConfig &config, std::unique_ptr<Listener> listener, Notifier *notifier)
     : config_(config), listener_(std::move(listener)), notifier_(notifier),
-      coordinator_(config.limits, [this](int fd) { wiper_.Add(fd); }) {
+      coordinator_(
+          config.limits, [this](int fd) { wiper_.Add(fd); },
+          [this](int fd) { return wiper_.Has(fd); }) {
     meminfo_ = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
     Watch();
     Announce();
@@ -253,7 +255,9 @@ Refusal Server::Handle(Connection *connection, const json &request, int fd, bool
         return coordinator_.Scanned(connection);
     }
     if (op == "leave") {
-        return coordinator_.Leave(connection, request);
+        Refusal refusal = coordinator_.Leave(connection, request);
+        connection->has_left |= !refusal;
+        return refusal;
     }
     if (op == "set") {
         if (!config_.access.MayJoin(connection->peer())) {

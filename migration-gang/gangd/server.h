@@ -31,7 +31,7 @@ struct ServerConfig {
     size_t max_process_clients = SIZE_MAX;
     unsigned max_requests = 1000; // of one client in a second
     unsigned hello_ms = 10000;    // that a client has to say hello
-    unsigned idle_ms = 300000;    // without a request of one that is no member
+    unsigned idle_ms = 300000;    // without a request of one that is no member, or has left
     Limits limits;
 };
 

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <glib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -48,6 +49,16 @@ void Wiper::Add(int fd) {
             },
             this, nullptr);
     }
+}
+
+bool Wiper::Has(int fd) const {
+    struct stat wanted;
+    return fstat(fd, &wanted) == 0 &&
+           std::any_of(segments_.begin(), segments_.end(), [&](const Segment &segment) {
+               struct stat own;
+               return fstat(segment.fd, &own) == 0 && own.st_dev == wanted.st_dev &&
+                      own.st_ino == wanted.st_ino;
+           });
 }
 
 bool Wiper::Step() {

@@ -29,6 +29,8 @@ class Wiper {
 
     // Takes over the descriptor of a memfd.
     void Add(int fd);
+    // Whether it is not done yet with the file of this descriptor.
+    bool Has(int fd) const;
 
   private:
     struct Segment {

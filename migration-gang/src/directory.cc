@@ -143,7 +143,7 @@ Status Directory::Create(const DirectoryConfig &config, int *fd) {
     return Status::Ok();
 }
 
-Status Directory::Open(int fd, std::unique_ptr<Directory> *out) {
+Status Directory::Open(int fd, std::unique_ptr<Directory> *out, Access access) {
     Segment segment;
     Status status = segment.Map(fd, kDirectoryMagic, sizeof(DirectoryHeader));
     if (!status.ok()) {
@@ -172,6 +172,10 @@ Status Directory::Open(int fd, std::unique_ptr<Directory> *out) {
     }
     std::unique_ptr<Directory> d(new Directory());
     d->header_ = h;
+    const bool mirrors = mirror_pages != 0 && access == Access::kMember;
+    if (!mirrors) {
+        segment.Trim(g.size);
+    }
     // What nobody writes through the mapping cannot be written through it: the mirror.
     status = segment.AllowWrites(g.size);
     if (!status.ok()) {
@@ -183,7 +187,7 @@ Status Directory::Open(int fd, std::unique_ptr<Directory> *out) {
     d->features_ =
         reinterpret_cast<Atomic<FeatureWord> *>(segment.data() + g.features_off);
     d->mirrored_ = reinterpret_cast<Atomic<uint32_t> *>(segment.data() + g.mirrored_off);
-    d->mirror_ = mirror_pages ? segment.data() + g.mirror_off : nullptr;
+    d->mirror_ = mirrors ? segment.data() + g.mirror_off : nullptr;
     d->bucket_count_ = buckets;
     d->chunk_count_ = chunks;
     d->feature_sets_ = sets;

@@ -62,8 +62,10 @@ class Directory {
     static uint64_t SizeFor(const DirectoryConfig &config);
     // Creates the sealed memfd; the caller owns *fd.
     static Status Create(const DirectoryConfig &config, int *fd);
-    // Maps and checks; `fd` stays the caller's.
-    static Status Open(int fd, std::unique_ptr<Directory> *out);
+    // Maps and checks; `fd` stays the caller's.  kObserver maps no mirror, as if there
+    // were none, but for mirror_used(): its address space is the largest part.
+    enum class Access { kMember, kObserver };
+    static Status Open(int fd, std::unique_ptr<Directory> *out, Access access = Access::kMember);
     ~Directory();
 
     // --- gangd: members

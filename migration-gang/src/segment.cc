@@ -106,4 +106,10 @@ Status Segment::AllowWrites(uint64_t size) {
     return Status::Ok();
 }
 
+void Segment::Trim(uint64_t size) {
+    if (size < size_ && munmap(data_ + size, size_ - size) == 0) {
+        size_ = size;
+    }
+}
+
 } // namespace gang

@@ -35,6 +35,8 @@ class Segment {
     Status Map(int fd, uint64_t magic, size_t header_size);
     // Makes the first `size` bytes, whole pages, writable.
     Status AllowWrites(uint64_t size);
+    // Unmaps what comes after the first `size` bytes, whole pages.
+    void Trim(uint64_t size);
 
     uint8_t *data() const { return data_; }
     uint64_t size() const { return size_; }

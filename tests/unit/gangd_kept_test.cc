@@ -29,6 +29,7 @@ class Destination {
     }
     void Leave(const char *result) { client_->Send({{"op", "leave"}, {"result", result}}); }
     void Die() { client_->Close(); }
+    int fd() const { return client_->received; }
 
     std::unique_ptr<Store> store;
 
@@ -125,6 +126,60 @@ TEST(GangdKept, Inv8_KeptStoresCountAndMakeWayForOthers) {
     Destination other(gangd, "db", "vm1");
     EXPECT_EQ(other.store->slots(), whole);
     EXPECT_TRUE(gangd.Status()["kept"].empty());
+}
+
+// Which its end would wipe, under whoever has it then.
+TEST(GangdKept, StoreIsNotHandedBackAsAnotherGangs) {
+    Gangd gangd({"--store-keep", "300"});
+    Destination first(gangd, "web", "vm1");
+    first.Fill(2);
+    first.Leave("failed");
+    ASSERT_TRUE(OneKept(gangd));
+    for (const char *gang : {"evil", "web"}) {
+        auto thief = gangd.Client();
+        json request = DestinationJoinRequest(gang, "vm1");
+        request["op"] = "rejoin-destination";
+        request["store"] = ToHex(first.store->uuid());
+        ASSERT_TRUE(thief->SendWith(request, first.fd()));
+        EXPECT_EQ(thief->Refused(), "invalid") << gang;
+        EXPECT_NE(thief->why.find("another gang's"), std::string::npos) << thief->why;
+    }
+    Destination again(gangd, "web", "vm1");
+    EXPECT_EQ(again.store->NextFilled(0), 2u);
+}
+
+TEST(GangdKept, StoreThatIsHandedBackCountsThoseThatAreKept) {
+    Gangd gangd({"--store-keep", "300", "--store-size", "4M", "--store-total", "6M"});
+    auto member = gangd.Client();
+    ASSERT_TRUE(member->Send(DestinationJoinRequest("web", "vm1")));
+    ASSERT_EQ(member->Receive()["op"], "store");
+    std::unique_ptr<Store> store;
+    GANG_OK(Store::Open(member->received, &store));
+    gangd.Restart();
+    Destination other(gangd, "db", "vm1");
+    other.Fill(0);
+    other.Leave("failed");
+    ASSERT_TRUE(OneKept(gangd));
+    auto again = gangd.Client();
+    json request = DestinationJoinRequest("web", "vm1");
+    request["op"] = "rejoin-destination";
+    request["store"] = ToHex(store->uuid());
+    ASSERT_TRUE(again->SendWith(request, member->received));
+    EXPECT_EQ(again->Receive()["op"], "rejoined");
+    EXPECT_TRUE(gangd.Status()["kept"].empty()); // it made way
+}
+
+TEST(GangdKept, StoreThatNobodyCouldWriteToIsDropped) {
+    Gangd gangd({"--store-keep", "300"});
+    Destination first(gangd, "web", "vm1");
+    first.Fill(2);
+    ASSERT_EQ(fcntl(first.fd(), F_SETFL, fcntl(first.fd(), F_GETFL) | O_APPEND), 0);
+    first.Leave("failed");
+    ASSERT_TRUE(OneKept(gangd));
+    Destination again(gangd, "web", "vm1");
+    EXPECT_FALSE(again.store->kept());
+    EXPECT_EQ(fcntl(again.fd(), F_GETFL) & O_APPEND, 0);
+    EXPECT_NE(gangd.log().find("O_APPEND"), std::string::npos) << gangd.log();
 }
 
 TEST(GangdKept, OperatorDropsIt) {

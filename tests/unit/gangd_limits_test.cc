@@ -146,6 +146,75 @@ TEST(GangdLimits, ClaimsOfRamAreBoundedForAVmAProcessAndTheHost) {
     EXPECT_EQ(fits.Served("directory"), 1);
 }
 
+TEST(GangdLimits, OneUserCannotTakeTheRamOfOthers) {
+    NEEDS_ROOT();
+    Gangd gangd({"--allow-user", "nobody", "--max-ram", "1G", "--max-total-ram", "4G"});
+    auto claim = [](const std::string &gang) {
+        return [gang](int) {
+            json join = SourceJoinRequest(gang, "vm1", 1);
+            join["ram-pages"] = 1 << 18;
+            return join;
+        };
+    };
+    std::vector<std::unique_ptr<Crowd>> crowd;
+    for (int i = 0; i < 4; i++) { // a process has the limit of a VM
+        crowd.push_back(
+            std::make_unique<Crowd>(gangd, true, 1, claim("gang" + std::to_string(i))));
+        EXPECT_EQ(crowd.back()->Served("directory"), i < 3) << crowd.back()->got;
+        EXPECT_EQ(crowd.back()->Refused("three quarters of max-total-ram"), i == 3);
+    }
+    Crowd roots(gangd, false, 1, claim("web"));
+    EXPECT_EQ(roots.Served("directory"), 1) << roots.got;
+    Crowd more(gangd, false, 1, claim("db"));
+    EXPECT_EQ(more.Refused("max-total-ram"), 1) << more.got;
+}
+
+TEST(GangdLimits, OneUserCannotTakeTheStoresOfOthers) {
+    NEEDS_ROOT();
+    Gangd gangd({"--allow-user", "nobody", "--store-size", "4M", "--store-total", "8M"});
+    auto join = [](int i) { return DestinationJoinRequest("gang" + std::to_string(i), "vm1"); };
+    Crowd nobody(gangd, true, 2, join);
+    ASSERT_EQ(nobody.Served("store"), 2) << nobody.got;
+    const uint64_t most = (uint64_t{6} << 20) / kPageSize;
+    const uint64_t first = nobody.got[0]["slots"], second = nobody.got[1]["slots"];
+    EXPECT_LE(first + second, most);
+    EXPECT_GT(first, most / 2);
+    EXPECT_GT(second, most / 4);
+    Crowd roots(gangd, false, 1, [](int) { return DestinationJoinRequest("web", "vm1"); });
+    ASSERT_EQ(roots.Served("store"), 1) << roots.got;
+    EXPECT_GE(roots.got[0]["slots"].get<uint64_t>(), (uint64_t{2} << 20) / kPageSize * 9 / 10);
+}
+
+// The kernel's figure in kB.
+uint64_t AddressSpace(const Gangd &gangd) {
+    const std::string status =
+        ReadAll("/proc/" + std::to_string(gangd.process->pid()) + "/status");
+    const size_t at = status.find("VmSize:");
+    return at == std::string::npos ? 0 : std::stoull(status.substr(at + 7));
+}
+
+// A kept store may be larger than the gang, not larger than this host could fill; and
+// gangd has no mapping of the pages that members mirror.
+TEST(GangdLimits, AddressSpaceThatAStoreTakesIsBounded) {
+    Gangd gangd({"--max-ram", "8G", "--max-total-ram", "8G"});
+    json join = SourceJoinRequest("web", "vm1", 1);
+    join["filled"] = 1;
+    join["slots"] = UINT32_MAX;
+    auto greedy = gangd.Client();
+    ASSERT_TRUE(greedy->Send(join));
+    EXPECT_EQ(greedy->Refused(), "limit");
+    EXPECT_NE(greedy->why.find("max-total-ram"), std::string::npos) << greedy->why;
+
+    const uint64_t before = AddressSpace(gangd);
+    join["slots"] = uint64_t{8} << 18; // 8 GiB
+    auto modest = gangd.Client();
+    ASSERT_TRUE(modest->Send(join));
+    EXPECT_EQ(modest->Receive().value("op", ""), "directory");
+    const uint64_t after = AddressSpace(gangd);
+    EXPECT_GT(before, 0u);
+    EXPECT_LT(after, before + (uint64_t{1} << 20)) << "kB";
+}
+
 TEST(GangdLimits, TenThousandMembersAreAnErrorAndNoOthersAreAdmittedThanAnnounced) {
     Gangd gangd;
     auto bystander = gangd.Source("web", "vm1", 2);
@@ -183,6 +252,25 @@ TEST(GangdLimits, StoresOfAGangAreBounded) {
     EXPECT_EQ(refused, 4);
 }
 
+// Nor is there room for more when one name comes again and again.
+TEST(GangdLimits, StoresOfAGangAreBoundedForANameThatComesAgain) {
+    Gangd gangd;
+    auto stays = gangd.Source("web", "vm0", 2);
+    int served = 0, refused = 0;
+    for (int i = 1; i < 20; i++) {
+        auto client = gangd.Client();
+        json join = SourceJoinRequest("web", "vm1", 2);
+        join["store"] = std::string(30, 'b') + std::to_string(10 + i);
+        client->Send(join);
+        const json answer = client->Receive();
+        served += answer.value("op", "") == "directory";
+        refused += answer.value("code", "") == "limit";
+        client->Send({{"op", "leave"}, {"result", "failed"}});
+    }
+    EXPECT_EQ(served, 15);
+    EXPECT_EQ(refused, 4);
+}
+
 TEST(GangdLimits, SlowClientsAreToldAndDroppedWhileMembersMayBeSilent) {
     Gangd gangd({"--hello-timeout", "2.5", "--idle-timeout", "2.5"});
     auto member = gangd.Source("web", "vm1", 2);
@@ -197,6 +285,20 @@ TEST(GangdLimits, SlowClientsAreToldAndDroppedWhileMembersMayBeSilent) {
     auto second = gangd.Source("web", "vm2", 2); // the first waited as long as they
     EXPECT_EQ(member->Receive()["op"], "directory");
     EXPECT_EQ(second->Receive()["op"], "directory");
+}
+
+TEST(GangdLimits, WhoHasLeftMayNotBeSilentAsAMember) {
+    Gangd gangd({"--idle-timeout", "1"});
+    auto stays = gangd.Client(), leaves = gangd.Client();
+    ASSERT_TRUE(stays->Send(DestinationJoinRequest("web", "vm1")));
+    ASSERT_TRUE(leaves->Send(DestinationJoinRequest("web", "vm2")));
+    EXPECT_EQ(stays->Receive()["op"], "store");
+    EXPECT_EQ(leaves->Receive()["op"], "store");
+    ASSERT_TRUE(leaves->Send({{"op", "leave"}, {"result", "completed"}}));
+    EXPECT_EQ(leaves->Refused(), "limit");
+    EXPECT_NE(leaves->why.find("idle-timeout"), std::string::npos) << leaves->why;
+    EXPECT_TRUE(leaves->HungUp());
+    EXPECT_TRUE(stays->Silent());
 }
 
 TEST(GangdLimits, ClientThatKnocksWithoutPauseFillsNoLogAndKeepsNobodyOut) {

@@ -5,6 +5,7 @@
 // nobody who reads it disturbs the gangs.
 
 #include <netinet/in.h>
+#include <sys/resource.h>
 
 #include <cmath>
 #include <map>
@@ -104,6 +105,50 @@ class GangdMetrics : public testing::Test {
     TempDir dir;
     Gangd gangd;
 };
+
+// Ticks of the clock that it ran.
+uint64_t Ticks(pid_t pid) {
+    const std::string stat = ReadAll("/proc/" + std::to_string(pid) + "/stat");
+    std::istringstream rest(stat.substr(stat.rfind(')') + 2));
+    std::string word;
+    for (int i = 0; i < 11; i++) {
+        rest >> word;
+    }
+    uint64_t user = 0, system = 0;
+    rest >> user >> system;
+    return user + system;
+}
+
+TEST_F(GangdMetrics, ClientThatCannotBeAcceptedCostsNoTime) {
+    const pid_t pid = gangd.process->pid();
+    rlimit before = {}, none = {};
+    ASSERT_EQ(prlimit(pid, RLIMIT_NOFILE, nullptr, &before), 0);
+    none = before;
+    const std::string fds = "/proc/" + std::to_string(pid) + "/fd/";
+    std::error_code ignored;
+    EXPECT_TRUE(Soon([&] { // both that listen: those who asked whether it serves have gone
+        size_t sockets = 0;
+        for (const auto &fd : std::filesystem::directory_iterator(fds, ignored)) {
+            sockets += std::filesystem::read_symlink(fd, ignored).string().starts_with("socket:");
+        }
+        return sockets == 2;
+    }));
+    for (none.rlim_cur = 0; // the first one that is free
+         std::filesystem::is_symlink(fds + std::to_string(none.rlim_cur), ignored);) {
+        none.rlim_cur++;
+    }
+    ASSERT_EQ(prlimit(pid, RLIMIT_NOFILE, &none, nullptr), 0);
+    const int client = Connect(dir / "metrics.sock");
+    ASSERT_GE(client, 0);
+    ASSERT_TRUE(Soon([&] {
+        return gangd.log().find("cannot accept a connection for metrics") != std::string::npos;
+    }));
+    const uint64_t ticks = Ticks(pid);
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    EXPECT_LE(Ticks(pid) - ticks, static_cast<uint64_t>(sysconf(_SC_CLK_TCK)) / 10);
+    ASSERT_EQ(prlimit(pid, RLIMIT_NOFILE, &before, nullptr), 0);
+    EXPECT_FALSE(Parse(Get(client)).empty());
+}
 
 TEST_F(GangdMetrics, IdleCoordinatorIsThere) {
     auto samples = Samples();

@@ -165,5 +165,25 @@ TEST(GangdOrder, OfAnotherUsersGangIsRefused) {
     EXPECT_EQ(board->header().budget, 0u);
 }
 
+TEST(GangdOrder, WhatAnotherUserAnnouncedIsNoPartOfRoots) {
+    if (geteuid() != 0) {
+        GTEST_SKIP() << "needs to be root, to be another user";
+    }
+    Gangd gangd({"--allow-user", "nobody"});
+    EXPECT_EQ(AsNobody([&] {
+                  RawClient client(gangd.socket);
+                  return client.Hello() &&
+                         client.Send({{"op", "set"}, {"gang", "web"}, {"max-bandwidth", 1}}) &&
+                         client.Receive().value("op", "") == "set";
+              }),
+              0);
+    EXPECT_EQ(Set(gangd, {{"bulk-members", 7}})["op"], "set");
+    EXPECT_EQ(Set(gangd, {{"turn-limit", 70}})["op"], "set") << "one's own are merged";
+    Member vm(gangd);
+    EXPECT_EQ(vm.board->header().budget, 0u);
+    EXPECT_EQ(vm.board->header().bulk_limit, 7u);
+    EXPECT_EQ(vm.board->header().turn_ms, 70u);
+}
+
 } // namespace
 } // namespace gang::test

@@ -97,6 +97,25 @@ TEST(Mapping, OfTheMirrorCannotBeWritten) {
     EXPECT_TRUE(Faults(reinterpret_cast<uint64_t>(d.mirror(slot))));
 }
 
+TEST(Mapping, OfAnObserverHasNoMirror) {
+    constexpr uint64_t kSlots = 128;
+    test::Gang gang(kSlots, 256, kSlots);
+    const uint64_t size = gang.directory->size();
+    gang.directory.reset();
+    std::unique_ptr<Directory> d;
+    GANG_OK(Directory::Open(gang.directory_fd.get(), &d, Directory::Access::kObserver));
+    CheckMappings(gang.directory_fd.get(), size, size);
+    EXPECT_FALSE(d->has_mirror());
+    EXPECT_EQ(d->slots(), kSlots);
+    uint32_t member;
+    GANG_OK(d->AddMember(1, &member));
+    uint32_t slot;
+    ASSERT_TRUE(d->TakeChunk(member, 0, &slot));
+    alignas(64) uint8_t page[kPageSize] = {};
+    EXPECT_FALSE(d->Mirror(slot, page, 1));
+    EXPECT_EQ(d->slot_state(slot), SlotState::kUnknown);
+}
+
 TEST(Mapping, OfADirectoryWithoutMirrorIsWritable) {
     test::Gang gang(128, 256);
     CheckMappings(gang.directory_fd.get(), gang.directory->size(), gang.directory->size());

@@ -6,6 +6,7 @@
 
 #include "store.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -79,6 +80,16 @@ TEST_F(StoreTest, ASlotIsFilledOnce) {
     EXPECT_EQ(store_->Put(3, out_, &got_).code(), Code::kInvalid);
     GANG_OK(store_->Get(3, out_, &got_));
     EXPECT_EQ(memcmp(in_, out_, kPageSize), 0) << "the refused page is in the slot";
+}
+
+// Of the open file that all members have, which a hostile one may have set so.
+TEST_F(StoreTest, Invariant4_AFlagOfTheOpenFileKeepsNobodyFromFilling) {
+    FillPage(in_, 1);
+    ASSERT_EQ(fcntl(fd_.get(), F_SETFL, fcntl(fd_.get(), F_GETFL) | O_APPEND), 0);
+    ASSERT_LT(pwrite(fd_.get(), in_, kPageSize, 0), 0); // the kernel's way
+    GANG_OK(store_->Put(3, in_, &put_));
+    GANG_OK(store_->Get(3, out_, &got_));
+    EXPECT_EQ(memcmp(in_, out_, kPageSize), 0);
 }
 
 TEST_F(StoreTest, Invariant2_AnEmptySlotGivesNothing) {
