@@ -121,10 +121,12 @@ class Board {
 
 // Which members live, as one member sees it: of those whose socket gangd has seen
 // to end it says so; one that is stopped, or that has died after gangd did, is known
-// by its heart, which stands still.  Used by one thread.
+// by its heart, which stands still.  Not thread-safe: one thread's, or under a lock.
 class BoardWatch {
   public:
-    // `now_ms` never goes back.
+    // `now_ms` must not go back from call to call: where several threads call, the one
+    // that read its clock first may come second, and whoever holds the lock evens it out
+    // (Switchover::Latest).
     BoardWatch(const Board *board, uint64_t patience_ms)
         : board_(board), patience_ms_(patience_ms) {}
     void Observe(uint64_t now_ms);

@@ -219,6 +219,7 @@ bool Switchover::AllPrepared(uint32_t *first_missing) const {
 }
 
 Switchover::Verdict Switchover::MustStopLocked(uint64_t now_ns) {
+    now_ns = Latest(now_ns);
     board_->record(index_).heartbeat.fetch_add(1, std::memory_order_relaxed);
     if (policy_ == SwitchoverPolicy::kAllOrNothing) {
         if (Settled() == Verdict::kWait) {
@@ -249,6 +250,7 @@ Switchover::Verdict Switchover::MustStop(uint64_t now_ns) {
 
 Switchover::Verdict Switchover::MayStop(bool near, uint64_t now_ns) {
     std::lock_guard lock(mutex_);
+    now_ns = Latest(now_ns);
     const Verdict verdict = MustStopLocked(now_ns);
     if (verdict != Verdict::kWait) {
         return verdict;
@@ -299,6 +301,7 @@ Switchover::Verdict Switchover::MayLeave(bool prepared, uint64_t now_ns) {
         return Verdict::kGo;
     }
     std::lock_guard lock(mutex_);
+    now_ns = Latest(now_ns);
     board_->record(index_).heartbeat.fetch_add(1, std::memory_order_relaxed);
     if (leaving_since_ == 0) {
         leaving_since_ = now_ns;

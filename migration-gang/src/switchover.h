@@ -27,6 +27,7 @@
 #ifndef GANG_SWITCHOVER_H
 #define GANG_SWITCHOVER_H
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -122,7 +123,8 @@ inline constexpr uint64_t kSilentMs = 10 * 1000;
 inline constexpr uint64_t kGoLeadNs = 100 * 1000 * 1000;
 
 // One member's part.  Thread-safe; `now_ns` is CLOCK_MONOTONIC, the same for all
-// processes of a host.
+// processes of a host, as the caller has read it: of two threads' calls the second may
+// have the earlier one.
 class Switchover {
   public:
     enum class Verdict {
@@ -153,6 +155,9 @@ class Switchover {
     bool late() const;
 
   private:
+    // Callers read the clock before they have the lock: whoever gets it second may come
+    // with the earlier time.  Time never goes back here, for what is subtracted is unsigned.
+    uint64_t Latest(uint64_t now_ns) { return last_ns_ = std::max(last_ns_, now_ns); }
     Verdict MustStopLocked(uint64_t now_ns);
     Verdict Settled();
     void CheckMembers(uint64_t now_ns);
@@ -168,6 +173,7 @@ class Switchover {
     uint64_t ready_ns_, stopped_ns_; // the board's limits
 
     mutable std::mutex mutex_; // guards what follows
+    uint64_t last_ns_ = 0; // of the clock
     BoardWatch watch_;
     uint64_t ready_since_ = 0;   // first time
     uint64_t leaving_since_ = 0; // first time

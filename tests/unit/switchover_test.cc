@@ -237,6 +237,32 @@ TEST(Switchover, AllOrNothingNobodyStandsStillForLongerThanTheLimit) {
     EXPECT_EQ(s.member[1]->MayLeave(true, now + 1000 * kMs), Verdict::kGivenUp);
 }
 
+// QEMU's watcher and its migration thread ask at the same time; each has read the clock
+// before it waits for the lock.
+TEST(Switchover, AllOrNothingIsNotGivenUpByAThreadThatComesWithAnEarlierClock) {
+    for (uint64_t earlier : {uint64_t{1}, uint64_t{1000}, 3 * kMs}) {
+        for (bool stopped : {false, true}) {
+            Sample s(SwitchoverPolicy::kAllOrNothing, 2, 2);
+            uint64_t now = kStart; // the start of a millisecond
+            if (stopped) {
+                StopAll(&s, &now);
+            }
+            const auto call = [&](uint64_t at) {
+                return stopped ? s.member[0]->MayLeave(false, at) : s.member[0]->MustStop(at);
+            };
+            for (int i = 0; i < 3; i++, now += 50 * kMs) {
+                s.Beat();
+                ASSERT_EQ(call(now), Verdict::kWait);
+                ASSERT_EQ(call(now - earlier), Verdict::kWait) << s.member[0]->Why();
+            }
+            if (!stopped) {
+                ASSERT_EQ(s.member[0]->MayStop(true, now), Verdict::kWait);
+                ASSERT_EQ(s.member[0]->MayStop(true, now - earlier), Verdict::kWait);
+            }
+        }
+    }
+}
+
 TEST(Switchover, Invariant5_NonsenseOnTheBoardHoldsNobodyUp) {
     Sample s(SwitchoverPolicy::kTogether, 2, 2);
     s.board->header().policy[kBoardGo].store(UINT64_MAX);
