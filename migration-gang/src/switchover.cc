@@ -140,7 +140,7 @@ Switchover::Switchover(Board *board, uint32_t index, SwitchoverPolicy policy)
       ready_ns_(Limit(shared(kBoardReadyMs).load(std::memory_order_relaxed), kDefaultReadyMs)),
       stopped_ns_(
           Limit(shared(kBoardStoppedMs).load(std::memory_order_relaxed), kDefaultStoppedMs)),
-      watch_(board, kSilentMs) {}
+      watch_(board, kSilentMs), recent_(board, kRecentMs) {}
 
 // What the gang has decided; what was seen once is not looked up again.
 Switchover::Verdict Switchover::Settled() {
@@ -161,6 +161,7 @@ Switchover::Verdict Switchover::Settled() {
 // Gives up for a member that cannot come any more.
 void Switchover::CheckMembers(uint64_t now_ns) {
     watch_.Observe(now_ns / kNsOfMs);
+    recent_.Observe(now_ns / kNsOfMs);
     for (uint32_t i = 0, n = Records(*board_); i < n; i++) {
         GiveUpReason reason;
         switch (board_->state(i)) {
@@ -205,11 +206,12 @@ bool Switchover::AllReady(uint32_t *first_missing) const {
 }
 
 // Never of fewer members than the gang has: one that has no record is none that is prepared.
+// What was prepared may have died since, where no gangd says so: only a heart that beats counts.
 bool Switchover::AllPrepared(uint32_t *first_missing) const {
     const uint32_t n = Records(*board_);
     for (uint32_t i = 0; i < n; i++) {
         if (StepOf(*board_, i) != SwitchoverStep::kPrepared ||
-            board_->state(i) != MemberState::kAlive) {
+            board_->state(i) != MemberState::kAlive || (i != index_ && !recent_.Lives(i))) {
             *first_missing = i;
             return false;
         }
@@ -238,9 +240,11 @@ Switchover::Verdict Switchover::MustStopLocked(uint64_t now_ns) {
     // Who was ready then is waited for by the others, even if it writes more by now.
     const bool bound = (go & 1) || mine(kMemberStep).load(std::memory_order_relaxed) >=
                                        static_cast<uint64_t>(SwitchoverStep::kReady);
-    // A time that nobody can have meant is past.
+    // A time that nobody can have meant is past. Whoever set it may have read its clock
+    // later than we ours.
     const uint64_t when = go & ~uint64_t{1};
-    return bound && (now_ns >= when || when - now_ns > kGoLeadNs) ? Verdict::kGo : Verdict::kWait;
+    return bound && (now_ns >= when || when - now_ns > 2 * kGoLeadNs) ? Verdict::kGo
+                                                                      : Verdict::kWait;
 }
 
 Switchover::Verdict Switchover::MustStop(uint64_t now_ns) {
@@ -313,6 +317,7 @@ Switchover::Verdict Switchover::MayLeave(bool prepared, uint64_t now_ns) {
     if (prepared && mine(kMemberStep).load(std::memory_order_relaxed) != done) {
         mine(kMemberStep).store(done, std::memory_order_release);
     }
+    recent_.Observe(now_ns / kNsOfMs);
     uint32_t missing = kMaxMembers;
     if (AllPrepared(&missing)) {
         GangDecision d;

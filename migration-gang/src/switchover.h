@@ -18,7 +18,8 @@
 //   leaves
 //
 // all-or-nothing: whoever finds that a member died, left, is silent, was cancelled, or
-// is late sets the decision to `given up`, and every member runs on at the source. Both
+// is late sets the decision to `given up`, and every member runs on at the source. While a
+// prepared one has not been seen to live for a second nothing is committed. Both decisions
 // are one compare-and-swap of one word from `open`: exactly one of them happens, whoever
 // ends between any two instructions.
 //
@@ -119,6 +120,10 @@ inline constexpr uint64_t kDefaultStoppedMs = 10 * 1000;
 inline constexpr uint64_t kMaxWaitMs = 24ull * 3600 * 1000;
 // A member whose heart has stood still for so long is not waited for.
 inline constexpr uint64_t kSilentMs = 10 * 1000;
+// Nobody leaves while the heart of another that is prepared has stood still for so long: it
+// may be dead, with no gangd to say so.  Ends nothing, for it may also be slow.  A
+// prepared member beats twice a millisecond.
+inline constexpr uint64_t kRecentMs = 1000;
 // From the moment that all are ready until they stop: as long as a round may take.
 inline constexpr uint64_t kGoLeadNs = 100 * 1000 * 1000;
 
@@ -174,7 +179,7 @@ class Switchover {
 
     mutable std::mutex mutex_; // guards what follows
     uint64_t last_ns_ = 0; // of the clock
-    BoardWatch watch_;
+    BoardWatch watch_, recent_;
     uint64_t ready_since_ = 0;   // first time
     uint64_t leaving_since_ = 0; // first time
     GangDecision settled_;       // once seen, it stays

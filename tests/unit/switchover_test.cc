@@ -263,6 +263,54 @@ TEST(Switchover, AllOrNothingIsNotGivenUpByAThreadThatComesWithAnEarlierClock) {
     }
 }
 
+// Killed, and gangd too: nothing on the board says so but its heart.
+TEST(Switchover, AllOrNothingNobodyLeavesWithoutOneThatHasDiedPrepared) {
+    for (bool goes_on : {true, false}) {
+        Sample s(SwitchoverPolicy::kAllOrNothing, 3, 3);
+        InitSwitchover(s.board.get(), SwitchoverPolicy::kAllOrNothing, 3, 5000, 20000);
+        for (uint32_t i = 0; i < 3; i++) { // with that limit
+            s.member[i] =
+                std::make_unique<Switchover>(s.board.get(), i, SwitchoverPolicy::kAllOrNothing);
+        }
+        uint64_t now = kStart;
+        StopAll(&s, &now);
+        EXPECT_EQ(s.member[0]->MayLeave(true, now), Verdict::kWait); // its last
+        for (int i = 0; i < 100; i++, now += 15 * kMs) {
+            ASSERT_EQ(s.member[1]->MayLeave(true, now), Verdict::kWait);
+            ASSERT_EQ(s.member[2]->MayLeave(false, now), Verdict::kWait);
+        }
+        const uint64_t all = now + 8000 * kMs;
+        for (; now < all; now += 15 * kMs) {
+            ASSERT_EQ(s.member[1]->MayLeave(true, now), Verdict::kWait);
+            ASSERT_EQ(s.member[2]->MayLeave(true, now), Verdict::kWait);
+        }
+        if (goes_on) { // was only stopped
+            EXPECT_EQ(s.member[0]->MayLeave(true, now), Verdict::kGo);
+            EXPECT_EQ(s.member[1]->MayLeave(true, now), Verdict::kGo);
+            EXPECT_EQ(s.member[2]->MayLeave(true, now), Verdict::kGo);
+            continue;
+        }
+        for (Verdict v = Verdict::kWait; v == Verdict::kWait; now += 15 * kMs) {
+            ASSERT_LT(now, all + 1000 * kMs);
+            v = s.member[1]->MayLeave(true, now);
+            ASSERT_NE(v, Verdict::kGo);
+            s.member[2]->MayLeave(true, now);
+        }
+        EXPECT_NE(s.member[1]->Why().find("member 0 (pid 100) does nothing"), std::string::npos)
+            << s.member[1]->Why();
+    }
+}
+
+// Whoever was ready last has set the time with a clock it has read after ours.
+TEST(Switchover, NobodyStopsEarlyWhoReadItsClockBeforeTheTimeWasSet) {
+    Sample s(SwitchoverPolicy::kTogether, 2, 2);
+    s.member[0]->MayStop(true, kStart);
+    s.member[1]->MayStop(true, kStart + 30 * kMs); // sets it
+    EXPECT_EQ(s.member[0]->MustStop(kStart + 30 * kMs - 1), Verdict::kWait);
+    EXPECT_EQ(s.member[0]->MustStop(kStart + kMs), Verdict::kWait);
+    EXPECT_EQ(s.member[0]->MustStop(kStart + 30 * kMs + kGoLeadNs), Verdict::kGo);
+}
+
 TEST(Switchover, Invariant5_NonsenseOnTheBoardHoldsNobodyUp) {
     Sample s(SwitchoverPolicy::kTogether, 2, 2);
     s.board->header().policy[kBoardGo].store(UINT64_MAX);
