@@ -7,10 +7,14 @@
 // and hands it out before the directory.
 //
 // The rules of layout.h hold: no pointers, every change one atomic word, whatever
-// is read is checked.  Nothing here is needed for a right migration: a member
-// without a board, or with a board full of nonsense, migrates as one alone would;
-// what others write can make it wait for a bounded time, never longer
-// (DESIGN.md, invariant 4).
+// is read is checked.  No byte of a VM depends on it.  Where each member stops and
+// leaves by itself, one without a board, or with a board full of nonsense, migrates as
+// one alone would; with all-or-nothing it does not begin, or gives the gang up, and
+// runs on at the source (switchover.h).  A member that dies, stands still or whose
+// destination does not answer holds no other up for long (DESIGN.md, invariant 4);
+// those that go on can make others wait for as long as they need themselves: for a
+// place in the bulk phase, for a bandwidth that was set low, for their readiness, up to
+// the gang's limits.  pacer.h and switchover.h name the bounds.
 
 #ifndef GANG_BOARD_H
 #define GANG_BOARD_H
@@ -29,9 +33,10 @@ namespace gang {
 inline constexpr uint64_t kBoardMagic = 0x31445242474e4147ULL; // "GANGBRD1"
 inline constexpr size_t kBoardPolicyWords = 8;
 
-// How far a member is with its memory; grows, but for a member that waits again.
+// How far a member is with its memory; grows, but for a member that waits again, or
+// that has left its place in the bulk phase.
 enum class BoardStage : uint32_t {
-    kStarting = 0, // joins, scans, waits for the start
+    kStarting = 0, // joins, scans, waits for the start, or for its destination to answer again
     kWaiting = 1,  // for a place in the bulk phase
     kBulk = 2,     // first round
     kRounds = 3,   // later rounds
@@ -121,10 +126,12 @@ class Board {
 
 // Which members live, as one member sees it: of those whose socket gangd has seen
 // to end it says so; one that is stopped, or that has died after gangd did, is known
-// by its heart, which stands still.  Used by one thread.
+// by its heart, which stands still.  Not thread-safe: one thread's, or under a lock.
 class BoardWatch {
   public:
-    // `now_ms` never goes back.
+    // `now_ms` must not go back from call to call: where several threads call, the one
+    // that read its clock first may come second, and whoever holds the lock evens it out
+    // (Switchover::Latest).
     BoardWatch(const Board *board, uint64_t patience_ms)
         : board_(board), patience_ms_(patience_ms) {}
     void Observe(uint64_t now_ms);

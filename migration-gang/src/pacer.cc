@@ -47,13 +47,17 @@ Pacer::Pace Pacer::Next(const State &state, uint64_t now_ns) {
     BoardStage stage = BoardStage::kRounds;
     if (state.first_round) {
         // Waits as such before it looks, so that those behind see it.
-        if (mine().stage.load(std::memory_order_relaxed) <
-            static_cast<uint32_t>(BoardStage::kWaiting)) {
+        const bool stalled = state.in_flight > 0 && now_ms - moved_ms_ > kStalledMs;
+        if (!stalled && !places_.stands_back(now_ms) &&
+            mine().stage.load(std::memory_order_relaxed) <
+                static_cast<uint32_t>(BoardStage::kWaiting)) {
             mine().stage.store(static_cast<uint32_t>(BoardStage::kWaiting),
                                std::memory_order_release);
         }
-        pace.send = places_.Enter(watch_, now_ms);
-        stage = pace.send ? BoardStage::kBulk : BoardStage::kWaiting;
+        pace.send = places_.Enter(watch_, stalled, now_ms);
+        stage = pace.send                     ? BoardStage::kBulk
+                : places_.stands_back(now_ms) ? BoardStage::kStarting // no place is kept for it
+                                              : BoardStage::kWaiting;
     } else {
         places_.Leave();
         if (state.stops_next) {
@@ -63,7 +67,13 @@ Pacer::Pace Pacer::Next(const State &state, uint64_t now_ns) {
     mine().stage.store(static_cast<uint32_t>(stage), std::memory_order_release);
 
     SetFlag(kBoardLast, state.last);
-    const bool waits_as_last = state.last && OthersComeFirst();
+    if (!state.last) {
+        last_since_ms_ = 0;
+    } else if (last_since_ms_ == 0) {
+        last_since_ms_ = std::max<uint64_t>(now_ms, 1);
+    }
+    const bool waits_as_last =
+        state.last && now_ms - last_since_ms_ < kMaxLastMs && OthersComeFirst();
     const bool wish = pace.send && !waits_as_last && (state.wants_turn || state.stops_next);
     switch (turns_.Ask(watch_, wish, state.remaining, now_ms)) {
     case Turns::Answer::kOurs:

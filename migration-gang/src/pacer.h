@@ -6,8 +6,11 @@
 // a member that asks the three.
 //
 // No clock but the one that is given, no waiting, no locks.  Whatever is read from
-// the board is checked, and nothing on it holds a member up for longer than
-// Turns::kMaxTurnMs a turn, or Budget::kMaxDebtNs.
+// the board is checked, and what is nonsense holds nobody up.  What one member
+// that lives can make another wait for: a turn, Turns::kMaxTurnMs; its share of
+// the bandwidth (or Budget::kMaxDebtNs, of a clock that is ahead); a place in the
+// bulk phase, for as long as its own first round moves; and as the one that goes last,
+// Pacer::kMaxLastMs.
 
 #ifndef GANG_PACER_H
 #define GANG_PACER_H
@@ -60,6 +63,7 @@ class Turns {
     // That one lets others go first which are nearer and do not come.
     static constexpr uint64_t kCourtesyMs = 300;
     static constexpr uint64_t kMaxPenalty = 8; // turns' length before it asks again
+    static constexpr uint64_t kLeadMs = 100;   // of one member's clock, as it has read it
 
     enum class Answer {
         kFree,   // nobody has it
@@ -93,15 +97,20 @@ class Turns {
 
 // At most so many members as the board says are in their first round, by priority,
 // then in the order in which they joined.  A place of one that dies or stands still
-// is free.
+// is free.  One whose destination does not answer leaves its place by itself, for its heart
+// beats; when it is answered again it comes back, a while later.
 class BulkPlaces {
   public:
     // That one waits for others which should go first but have not begun.
     static constexpr uint64_t kCourtesyMs = 2000;
+    // That one stands back after it has been answered again.
+    static constexpr uint64_t kStandBackMs = 3000;
 
     BulkPlaces(Board *board, uint32_t index) : board_(board), index_(index) {}
-    // Whether this member may be in its first round.
-    bool Enter(const BoardWatch &watch, uint64_t now_ms);
+    // Whether this member may be in its first round.  `stalled`: nothing comes of it now.
+    bool Enter(const BoardWatch &watch, bool stalled, uint64_t now_ms);
+    // It does not ask, and nobody is to wait for it.
+    bool stands_back(uint64_t now_ms) const { return now_ms < not_before_ms_; }
     void Leave();
 
   private:
@@ -111,6 +120,7 @@ class BulkPlaces {
     const uint32_t index_;
     uint32_t place_ = UINT32_MAX;
     uint64_t since_ms_ = 0;
+    uint64_t not_before_ms_ = 0;
 };
 
 // One member's.  Used by its migration thread.
@@ -119,6 +129,9 @@ class Pacer {
     static constexpr uint64_t kPatienceMs = 2000; // with a heart that stands still
     static constexpr uint64_t kQuietMs = 500;     // for others to become quiet
     static constexpr uint64_t kIdleMs = 1500;     // of a turn in which nothing moves
+    static constexpr uint64_t kStalledMs = 2000;  // of a place, with packets unanswered
+    // That one lets all others go first: some of them may never arrive either.
+    static constexpr uint64_t kMaxLastMs = 600'000;
 
     struct State {
         uint64_t remaining = 0;  // bytes of memory
@@ -160,6 +173,7 @@ class Pacer {
     uint64_t sent_ = 0;
     uint64_t in_flight_ = 0;
     uint64_t moved_ms_ = 0; // when one of the two last changed
+    uint64_t last_since_ms_ = 0; // it waits as the last; 0: it does not
 };
 
 } // namespace gang

@@ -283,9 +283,13 @@ void SourceMember::OpenBoard() {
         return;
     }
     pacer_ = std::make_unique<Pacer>(board_.get(), grant_.board_index, config_.priority);
-    board_shared_.store(board_.get(), std::memory_order_release);
-    if (config_.max_bandwidth) {
-        SetMaxBandwidth(config_.max_bandwidth);
+    {
+        // With the lock: what is set meanwhile is either in wanted_rate_ or finds the board.
+        std::lock_guard lock(rate_mutex_);
+        if (wanted_rate_) {
+            board_->header().budget.store(*wanted_rate_, std::memory_order_relaxed);
+        }
+        board_shared_.store(board_.get(), std::memory_order_release);
     }
     if (config_.policy != SwitchoverPolicy::kIndependent) {
         switchover_ =
@@ -328,6 +332,8 @@ void SourceMember::ReleaseTurn() {
 }
 
 bool SourceMember::SetMaxBandwidth(uint64_t rate) {
+    std::lock_guard lock(rate_mutex_);
+    wanted_rate_ = rate;
     Board *board = board_shared_.load(std::memory_order_acquire);
     if (board) {
         board->header().budget.store(rate, std::memory_order_relaxed);

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -95,7 +96,8 @@ class SourceMember {
     Pacer::Pace NextPace(Pacer::State state);
     // The turn and the place in the bulk phase go to others.
     void ReleaseTurn();
-    // Of the whole gang, bytes/s; 0: no limit.  Any thread; false: there is no board yet.
+    // Of the whole gang, bytes/s; 0: no limit.  Any thread; false: there is no board yet,
+    // to which it will be written when it comes.
     bool SetMaxBandwidth(uint64_t rate);
     // Main thread, when nobody else uses the object any more.
     void Leave(LeaveResult result);
@@ -139,7 +141,11 @@ class SourceMember {
     };
 
     explicit SourceMember(const SourceMemberConfig &config)
-        : config_(config), cache_(config.cache_bytes), channels_(config.channels) {}
+        : config_(config), cache_(config.cache_bytes), channels_(config.channels) {
+        if (config.max_bandwidth) {
+            wanted_rate_ = config.max_bandwidth;
+        }
+    }
     SourceJoin Announcement() const;
     Status Join();
     bool JoinAgain(int timeout_ms);
@@ -169,6 +175,8 @@ class SourceMember {
     std::atomic<Directory *> shared_{nullptr};  // the same, for other threads
     std::unique_ptr<Board> board_;              // as directory_
     std::atomic<Board *> board_shared_{nullptr};
+    std::mutex rate_mutex_;                  // guards wanted_rate_; never held for long
+    std::optional<uint64_t> wanted_rate_;    // of the gang; nothing: as it is
     std::unique_ptr<Switchover> switchover_; // as directory_
     std::atomic<Switchover *> switchover_shared_{nullptr};
     std::unique_ptr<Pacer> pacer_;              // migration thread's

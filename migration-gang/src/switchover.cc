@@ -140,7 +140,7 @@ Switchover::Switchover(Board *board, uint32_t index, SwitchoverPolicy policy)
       ready_ns_(Limit(shared(kBoardReadyMs).load(std::memory_order_relaxed), kDefaultReadyMs)),
       stopped_ns_(
           Limit(shared(kBoardStoppedMs).load(std::memory_order_relaxed), kDefaultStoppedMs)),
-      watch_(board, kSilentMs) {}
+      watch_(board, kSilentMs), recent_(board, kRecentMs) {}
 
 bool Switchover::GiveUp(GiveUpReason reason) {
     std::lock_guard lock(mutex_);
@@ -170,6 +170,7 @@ Switchover::Verdict Switchover::Settled() {
 // Gives up for a member that cannot come any more.
 void Switchover::CheckMembers(uint64_t now_ns) {
     watch_.Observe(now_ns / kNsOfMs);
+    recent_.Observe(now_ns / kNsOfMs);
     for (uint32_t i = 0, n = Records(*board_); i < n; i++) {
         GiveUpReason reason;
         switch (board_->state(i)) {
@@ -214,11 +215,12 @@ bool Switchover::AllReady(uint32_t *first_missing) const {
 }
 
 // Never of fewer members than the gang has: one that has no record is none that is prepared.
+// What was prepared may have died since, where no gangd says so: only a heart that beats counts.
 bool Switchover::AllPrepared(uint32_t *first_missing) const {
     const uint32_t n = Records(*board_);
     for (uint32_t i = 0; i < n; i++) {
         if (StepOf(*board_, i) != SwitchoverStep::kPrepared ||
-            board_->state(i) != MemberState::kAlive) {
+            board_->state(i) != MemberState::kAlive || (i != index_ && !recent_.Lives(i))) {
             *first_missing = i;
             return false;
         }
@@ -232,6 +234,7 @@ bool Switchover::AllPrepared(uint32_t *first_missing) const {
 bool Switchover::Bound(uint64_t go) const { return ready_ || ((go & 1) && ready_since_ != 0); }
 
 Switchover::Verdict Switchover::MustStopLocked(uint64_t now_ns) {
+    now_ns = Latest(now_ns);
     board_->record(index_).heartbeat.fetch_add(1, std::memory_order_relaxed);
     if (policy_ == SwitchoverPolicy::kAllOrNothing) {
         if (Settled() == Verdict::kWait) {
@@ -247,10 +250,11 @@ Switchover::Verdict Switchover::MustStopLocked(uint64_t now_ns) {
     if (go == 0) {
         return Verdict::kWait;
     }
-    // A time that nobody can have meant is past.
+    // A time that nobody can have meant is past. Whoever set it may have read its clock
+    // later than we ours.
     const uint64_t when = go & ~uint64_t{1};
-    return Bound(go) && (now_ns >= when || when - now_ns > kGoLeadNs) ? Verdict::kGo
-                                                                      : Verdict::kWait;
+    return Bound(go) && (now_ns >= when || when - now_ns > 2 * kGoLeadNs) ? Verdict::kGo
+                                                                          : Verdict::kWait;
 }
 
 Switchover::Verdict Switchover::MustStop(uint64_t now_ns) {
@@ -260,6 +264,7 @@ Switchover::Verdict Switchover::MustStop(uint64_t now_ns) {
 
 Switchover::Verdict Switchover::MayStop(bool near, uint64_t now_ns) {
     std::lock_guard lock(mutex_);
+    now_ns = Latest(now_ns);
     const Verdict verdict = MustStopLocked(now_ns);
     if (verdict != Verdict::kWait) {
         return verdict;
@@ -315,6 +320,7 @@ Switchover::Verdict Switchover::MayLeave(bool prepared, uint64_t now_ns) {
         return Verdict::kGo;
     }
     std::lock_guard lock(mutex_);
+    now_ns = Latest(now_ns);
     board_->record(index_).heartbeat.fetch_add(1, std::memory_order_relaxed);
     if (leaving_since_ == 0) {
         leaving_since_ = now_ns;
@@ -327,6 +333,7 @@ Switchover::Verdict Switchover::MayLeave(bool prepared, uint64_t now_ns) {
     if (prepared && mine(kMemberStep).load(std::memory_order_relaxed) != done) {
         mine(kMemberStep).store(done, std::memory_order_release);
     }
+    recent_.Observe(now_ns / kNsOfMs);
     uint32_t missing = kMaxMembers;
     if (AllPrepared(&missing) && prepared_) {
         GangDecision d;

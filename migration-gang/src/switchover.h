@@ -18,7 +18,8 @@
 //   leaves
 //
 // all-or-nothing: whoever finds that a member died, left, is silent, was cancelled, or
-// is late sets the decision to `given up`, and every member runs on at the source. Both
+// is late sets the decision to `given up`, and every member runs on at the source. While a
+// prepared one has not been seen to live for a second nothing is committed. Both decisions
 // are one compare-and-swap of one word from `open`: exactly one of them happens, whoever
 // ends between any two instructions.
 //
@@ -27,6 +28,7 @@
 #ifndef GANG_SWITCHOVER_H
 #define GANG_SWITCHOVER_H
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -118,11 +120,16 @@ inline constexpr uint64_t kDefaultStoppedMs = 10 * 1000;
 inline constexpr uint64_t kMaxWaitMs = 3600 * 1000; // as much as gangd takes; members clamp to it
 // A member whose heart has stood still for so long is not waited for.
 inline constexpr uint64_t kSilentMs = 10 * 1000;
+// Nobody leaves while the heart of another that is prepared has stood still for so long: it
+// may be dead, with no gangd to say so.  Ends nothing, for it may also be slow.  A
+// prepared member beats twice a millisecond.
+inline constexpr uint64_t kRecentMs = 1000;
 // From the moment that all are ready until they stop: as long as a round may take.
 inline constexpr uint64_t kGoLeadNs = 100 * 1000 * 1000;
 
 // One member's part.  Thread-safe; `now_ns` is CLOCK_MONOTONIC, the same for all
-// processes of a host.
+// processes of a host, as the caller has read it: of two threads' calls the second may
+// have the earlier one.
 class Switchover {
   public:
     enum class Verdict {
@@ -154,6 +161,9 @@ class Switchover {
     bool late() const;
 
   private:
+    // Callers read the clock before they have the lock: whoever gets it second may come
+    // with the earlier time.  Time never goes back here, for what is subtracted is unsigned.
+    uint64_t Latest(uint64_t now_ns) { return last_ns_ = std::max(last_ns_, now_ns); }
     Verdict MustStopLocked(uint64_t now_ns);
     Verdict Settled();
     bool Bound(uint64_t go) const;
@@ -170,7 +180,8 @@ class Switchover {
     uint64_t ready_ns_, stopped_ns_; // the board's limits
 
     mutable std::mutex mutex_; // guards what follows
-    BoardWatch watch_;
+    uint64_t last_ns_ = 0; // of the clock
+    BoardWatch watch_, recent_;
     // What this member has said is decided by from here: anybody can write its record.
     bool ready_ = false;
     bool prepared_ = false;      // has said so once

@@ -30,7 +30,8 @@ Turns::Answer Turns::Ask(const BoardWatch &watch, bool wish, uint64_t away, uint
     uint64_t word = h.turn.load(std::memory_order_acquire);
     const uint64_t holder = (word & ((1u << kHolderBits) - 1)) - 1;
     const uint64_t since = word >> kHolderBits;
-    const bool in_time = word != 0 && since <= now_ms && now_ms - since < limit;
+    // Whoever took it may have read its clock later than we ours.
+    const bool in_time = word != 0 && since <= now_ms + kLeadMs && now_ms < since + limit;
     if (word_ != 0 && word != word_) {
         word_ = 0; // taken for dead, or overwritten
     }
@@ -118,12 +119,20 @@ bool BulkPlaces::Has(uint64_t limit) const {
                                  index_ + 1;
 }
 
-bool BulkPlaces::Enter(const BoardWatch &watch, uint64_t now_ms) {
+bool BulkPlaces::Enter(const BoardWatch &watch, bool stalled, uint64_t now_ms) {
     BoardHeader &h = board_->header();
     const uint64_t limit = h.bulk_limit.load(std::memory_order_relaxed);
     if (limit == 0 || limit >= kMaxMembers) {
         Leave();
+        not_before_ms_ = 0;
         return true;
+    }
+    if (stalled) {
+        not_before_ms_ = now_ms + kStandBackMs;
+    }
+    if (stands_back(now_ms)) {
+        Leave();
+        return false;
     }
     if (Has(limit)) {
         return true;

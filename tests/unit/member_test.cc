@@ -550,6 +550,23 @@ TEST_F(Member, MembersOfAGangHaveOneBoard) {
     EXPECT_NE(a_->Stats().board_index, b_->Stats().board_index);
 }
 
+// While the gang is not complete there is no board to write it to.
+TEST_F(Member, ABandwidthThatIsSetBeforeTheBoardComesIsNotLost) {
+    Vm a(hosts_, "vm1", 2), b(hosts_, "vm2", 2);
+    ASSERT_TRUE(a.Greet() && b.Greet());
+    ASSERT_EQ(gang_source_step(a.source, 100, a.error.out()), GANG_STEP_WAIT);
+    ASSERT_FALSE(a.Stats().board);
+    EXPECT_FALSE(gang_source_set_max_bandwidth(a.source, 1000));
+    EXPECT_FALSE(gang_source_set_max_bandwidth(a.source, 12345678)) << "the last counts";
+    ASSERT_EQ(gang_source_step(b.source, 100, b.error.out()), GANG_STEP_WAIT);
+    for (Vm *vm : {&b, &a}) {
+        ASSERT_EQ(vm->StepTo(GANG_STEP_SCAN), GANG_STEP_SCAN) << vm->error.text();
+    }
+    EXPECT_EQ(b.Stats().max_bandwidth, 12345678u);
+    EXPECT_TRUE(gang_source_set_max_bandwidth(b.source, 0));
+    EXPECT_EQ(a.Stats().max_bandwidth, 0u);
+}
+
 TEST(MemberConfig, MissingCoordinatorIsAnErrorThatNamesIt) {
     TempDir dir;
     const std::string socket = dir / "none";

@@ -174,6 +174,21 @@ TEST_F(TurnsTest, OneHasItAndTheOthersWait) {
     EXPECT_TRUE(bulk.pace.send);
 }
 
+// Whoever looks has read its clock before that one took it, and is nearer.
+TEST_F(TurnsTest, WhatWasJustTakenIsNotTakenByOneWithAnEarlierClock) {
+    Vm &a = AddConverging(10 * kMb), &b = AddConverging(5 * kMb);
+    Step(a);
+    ASSERT_TRUE(a.pace.our_turn);
+    for (uint64_t earlier : {1 * kMs, 20 * kMs}) {
+        now_ -= earlier;
+        Step(b);
+        EXPECT_FALSE(b.pace.our_turn || b.pace.send);
+        now_ += earlier;
+        Step(a);
+        EXPECT_TRUE(a.pace.our_turn);
+    }
+}
+
 TEST_F(TurnsTest, ItGoesToTheNearest) {
     Vm &far = AddConverging(30 * kMb), &nearest = AddConverging(10 * kMb);
     Vm &middle = AddConverging(20 * kMb);
@@ -348,6 +363,44 @@ TEST_F(PlacesTest, Invariant4_ADeadOrStoppedMemberFreesItsPlace) {
     EXPECT_FALSE(first.pace.send && third.pace.send);
 }
 
+// Its heart beats, and its migration is neither over nor going on.
+TEST_F(PlacesTest, Invariant4_WhoseDestinationDoesNotAnswerLeavesItsPlace) {
+    board_->header().bulk_limit = 1;
+    board_->header().turn_ms = 5000;
+    Vm &hung = Add(1000 * kMb, 9), &a = Add(1000 * kMb, 5), &b = Add(1000 * kMb);
+    Run(500);
+    ASSERT_TRUE(hung.pace.send && !a.pace.send);
+    hung.demand = 0;
+    hung.state.in_flight = 513;
+    Run(Pacer::kStalledMs - 100);
+    EXPECT_TRUE(hung.pace.send && !a.pace.send) << "it may only be slow";
+    Run(200);
+    EXPECT_FALSE(hung.pace.send);
+    EXPECT_TRUE(a.pace.send && !b.pace.send);
+    a.state.first_round = false;
+    for (int i = 0; i < 600; i++) { // 60 s
+        Run(100);
+        ASSERT_FALSE(hung.pace.send);
+        ASSERT_TRUE(b.pace.send) << "and no place is kept for it";
+    }
+    // Answered again, it waits for a place as others do.
+    hung.state.in_flight = 0;
+    hung.demand = UINT64_MAX;
+    Run(BulkPlaces::kStandBackMs + 100);
+    EXPECT_FALSE(hung.pace.send);
+    b.state.first_round = false;
+    Run(20);
+    EXPECT_TRUE(hung.pace.send);
+}
+
+TEST_F(PlacesTest, WithoutALimitNobodyStandsBack) {
+    Vm &slow = Add(1000 * kMb);
+    slow.demand = 0;
+    slow.state.in_flight = 1;
+    Run(2 * Pacer::kStalledMs);
+    EXPECT_TRUE(slow.pace.send);
+}
+
 TEST_F(PlacesTest, LimitIsChangedWhileRunning) {
     board_->header().bulk_limit = 1;
     Add(kMb), Add(kMb), Add(kMb);
@@ -388,6 +441,17 @@ TEST_F(PlacesTest, TheLastLetsAllOthersGoFirst) {
     a.runs = false;
     Run(20);
     EXPECT_TRUE(stuck.pace.send && b.pace.send) << "both are last";
+}
+
+// Others may never converge either, and are throttled for ever instead.
+TEST_F(PlacesTest, Invariant4_TheLastDoesNotWaitForEver) {
+    Vm &stuck = Add(kMb), &throttled = Add(kMb);
+    stuck.state.first_round = throttled.state.first_round = false;
+    stuck.state.last = true;
+    Run(Pacer::kMaxLastMs - 100);
+    EXPECT_FALSE(stuck.pace.send);
+    Run(200);
+    EXPECT_TRUE(stuck.pace.send && throttled.pace.send);
 }
 
 } // namespace

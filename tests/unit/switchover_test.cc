@@ -237,6 +237,80 @@ TEST(Switchover, AllOrNothingNobodyStandsStillForLongerThanTheLimit) {
     EXPECT_EQ(s.member[1]->MayLeave(true, now + 1000 * kMs), Verdict::kGivenUp);
 }
 
+// QEMU's watcher and its migration thread ask at the same time; each has read the clock
+// before it waits for the lock.
+TEST(Switchover, AllOrNothingIsNotGivenUpByAThreadThatComesWithAnEarlierClock) {
+    for (uint64_t earlier : {uint64_t{1}, uint64_t{1000}, 3 * kMs}) {
+        for (bool stopped : {false, true}) {
+            Sample s(SwitchoverPolicy::kAllOrNothing, 2, 2);
+            uint64_t now = kStart; // the start of a millisecond
+            if (stopped) {
+                StopAll(&s, &now);
+            }
+            const auto call = [&](uint64_t at) {
+                return stopped ? s.member[0]->MayLeave(false, at) : s.member[0]->MustStop(at);
+            };
+            for (int i = 0; i < 3; i++, now += 50 * kMs) {
+                s.Beat();
+                ASSERT_EQ(call(now), Verdict::kWait);
+                ASSERT_EQ(call(now - earlier), Verdict::kWait) << s.member[0]->Why();
+            }
+            if (!stopped) {
+                ASSERT_EQ(s.member[0]->MayStop(true, now), Verdict::kWait);
+                ASSERT_EQ(s.member[0]->MayStop(true, now - earlier), Verdict::kWait);
+            }
+        }
+    }
+}
+
+// Killed, and gangd too: nothing on the board says so but its heart.
+TEST(Switchover, AllOrNothingNobodyLeavesWithoutOneThatHasDiedPrepared) {
+    for (bool goes_on : {true, false}) {
+        Sample s(SwitchoverPolicy::kAllOrNothing, 3, 3);
+        InitSwitchover(s.board.get(), SwitchoverPolicy::kAllOrNothing, 3, 5000, 20000);
+        for (uint32_t i = 0; i < 3; i++) { // with that limit
+            s.member[i] =
+                std::make_unique<Switchover>(s.board.get(), i, SwitchoverPolicy::kAllOrNothing);
+        }
+        uint64_t now = kStart;
+        StopAll(&s, &now);
+        EXPECT_EQ(s.member[0]->MayLeave(true, now), Verdict::kWait); // its last
+        for (int i = 0; i < 100; i++, now += 15 * kMs) {
+            ASSERT_EQ(s.member[1]->MayLeave(true, now), Verdict::kWait);
+            ASSERT_EQ(s.member[2]->MayLeave(false, now), Verdict::kWait);
+        }
+        const uint64_t all = now + 8000 * kMs;
+        for (; now < all; now += 15 * kMs) {
+            ASSERT_EQ(s.member[1]->MayLeave(true, now), Verdict::kWait);
+            ASSERT_EQ(s.member[2]->MayLeave(true, now), Verdict::kWait);
+        }
+        if (goes_on) { // was only stopped
+            EXPECT_EQ(s.member[0]->MayLeave(true, now), Verdict::kGo);
+            EXPECT_EQ(s.member[1]->MayLeave(true, now), Verdict::kGo);
+            EXPECT_EQ(s.member[2]->MayLeave(true, now), Verdict::kGo);
+            continue;
+        }
+        for (Verdict v = Verdict::kWait; v == Verdict::kWait; now += 15 * kMs) {
+            ASSERT_LT(now, all + 1000 * kMs);
+            v = s.member[1]->MayLeave(true, now);
+            ASSERT_NE(v, Verdict::kGo);
+            s.member[2]->MayLeave(true, now);
+        }
+        EXPECT_NE(s.member[1]->Why().find("member 0 (pid 100) does nothing"), std::string::npos)
+            << s.member[1]->Why();
+    }
+}
+
+// Whoever was ready last has set the time with a clock it has read after ours.
+TEST(Switchover, NobodyStopsEarlyWhoReadItsClockBeforeTheTimeWasSet) {
+    Sample s(SwitchoverPolicy::kTogether, 2, 2);
+    s.member[0]->MayStop(true, kStart);
+    s.member[1]->MayStop(true, kStart + 30 * kMs); // sets it
+    EXPECT_EQ(s.member[0]->MustStop(kStart + 30 * kMs - 1), Verdict::kWait);
+    EXPECT_EQ(s.member[0]->MustStop(kStart + kMs), Verdict::kWait);
+    EXPECT_EQ(s.member[0]->MustStop(kStart + 30 * kMs + kGoLeadNs), Verdict::kGo);
+}
+
 TEST(Switchover, Invariant5_NonsenseOnTheBoardHoldsNobodyUp) {
     Sample s(SwitchoverPolicy::kTogether, 2, 2);
     EXPECT_EQ(s.member[0]->MayStop(true, kStart), Verdict::kWait);

@@ -282,7 +282,7 @@ GANG_API void gang_source_pace(GangSource *source, const GangPaceState *state, G
 GANG_API void gang_source_release_turn(GangSource *source);
 /*
  * Bytes a second of the whole gang, 0: no limit.  Any thread.  False: the gang is
- * not complete, or there is no coordinator.
+ * not complete, and will have it when it is; or there is no coordinator.
  */
 GANG_API bool gang_source_set_max_bandwidth(GangSource *source, uint64_t rate);
 
