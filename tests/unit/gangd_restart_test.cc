@@ -301,7 +301,7 @@ class Rejoin : public testing::Test {
         return request;
     }
 
-    Gangd gangd_{{"--max-ram", "1G", "--max-total-ram", "1G"}};
+    Gangd gangd_{{"--max-ram", "1G", "--max-total-ram", "1G", "--store-keep", "300"}};
     Fd directory_fd_, store_fd_;
     std::unique_ptr<Directory> directory_;
     std::unique_ptr<Store> store_;
@@ -520,6 +520,9 @@ TEST_F(Rejoin, TheFirstDirectoryOfAStoreIsTheOnlyOne) {
 // One that stood still while the others came and failed: it still uses the store that is
 // kept since, and nobody may wipe that under it.
 TEST_F(Rejoin, TheStoreThatIsKeptIsTheGangsAgain) {
+    std::vector<uint8_t> page(kPageSize, 7);
+    Hash hash;
+    GANG_OK(store_->Put(0, page.data(), &hash));
     ASSERT_EQ(Say(destination_, store_fd_.get()), "rejoined") << why_;
     clients_.back()->Send({{"op", "leave"}, {"result", "failed"}});
     ASSERT_TRUE(Soon([&] { return gangd_.Status()["kept"].size() == 1; })) << gangd_.Status();
