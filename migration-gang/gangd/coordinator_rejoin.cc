@@ -322,39 +322,25 @@ Refusal Coordinator::RejoinDestination(Peer *peer, uint64_t pid, const json &req
     if (other(key)) {
         return {"exists", "gang " + id + " has another store already"};
     }
-    // Others of the gang may have come before, and failed: then its store is kept, though it
-    // is in use still.
-    decltype(kept_)::node_type kept;
-    if (auto it = kept_.find(key); it != kept_.end() && it->second.owner == peer->uid() &&
-                                   SameFile(it->second.fd, fd)) {
-        kept = kept_.extract(it);
-    }
     std::unique_ptr<gang::Store> taken;
-    auto refused = [&]() -> Refusal {
-        if (destinations_.find(key) != destinations_.end()) {
-            return {};
-        }
+    auto existing = destinations_.find(key);
+    if (existing == destinations_.end()) {
         if (InUse(fd)) {
             return Invalid("what is handed back is another gang's, or was one's");
         }
-        return TakeBackStore(peer->uid(), uuid, fd, &taken);
-    };
-    Refusal refusal = refused();
-    int own = taken && !refusal ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
-    if (taken && !refusal && own < 0) {
-        refusal = {"internal", "no descriptor for the store"};
+        if (Refusal refusal = TakeBackStore(peer->uid(), uuid, fd, &taken)) {
+            return refusal;
+        }
+    }
+    int own = taken ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (taken && own < 0) {
+        return {"internal", "no descriptor for the store"};
     }
     Gang *gang;
     Member *member;
-    if (!refusal) {
-        refusal = Admit(&destinations_, peer, pid, request, &gang, &member, key);
-    }
-    if (refusal) {
+    if (Refusal refusal = Admit(&destinations_, peer, pid, request, &gang, &member, key)) {
         if (own >= 0) {
             close(own);
-        }
-        if (!kept.empty()) {
-            kept_.insert(std::move(kept));
         }
         return refusal;
     }

@@ -301,7 +301,7 @@ class Rejoin : public testing::Test {
         return request;
     }
 
-    Gangd gangd_{{"--max-ram", "1G", "--max-total-ram", "1G", "--store-keep", "300"}};
+    Gangd gangd_{{"--max-ram", "1G", "--max-total-ram", "1G"}};
     Fd directory_fd_, store_fd_;
     std::unique_ptr<Directory> directory_;
     std::unique_ptr<Store> store_;
@@ -517,24 +517,6 @@ TEST_F(Rejoin, TheFirstDirectoryOfAStoreIsTheOnlyOne) {
 }
 
 // Else the end of the one would wipe what the other needs.
-// One that stood still while the others came and failed: it still uses the store that is
-// kept since, and nobody may wipe that under it.
-TEST_F(Rejoin, TheStoreThatIsKeptIsTheGangsAgain) {
-    std::vector<uint8_t> page(kPageSize, 7);
-    Hash hash;
-    GANG_OK(store_->Put(0, page.data(), &hash));
-    ASSERT_EQ(Say(destination_, store_fd_.get()), "rejoined") << why_;
-    clients_.back()->Send({{"op", "leave"}, {"result", "failed"}});
-    ASSERT_TRUE(Soon([&] { return gangd_.Status()["kept"].size() == 1; })) << gangd_.Status();
-    const json other = With(destination_, {{"gang", "other"}});
-    EXPECT_EQ(Say(other, store_fd_.get()), "invalid") << why_;
-    EXPECT_EQ(gangd_.Status()["kept"].size(), 1u);
-    EXPECT_EQ(Say(With(destination_, {{"member", "vm2"}}), store_fd_.get()), "rejoined") << why_;
-    EXPECT_EQ(gangd_.Status()["kept"].size(), 0u);
-    clients_.back()->Send({{"op", "leave"}, {"result", "failed"}});
-    EXPECT_TRUE(Soon([&] { return gangd_.Status()["kept"].size() == 1; })) << gangd_.Status();
-}
-
 TEST_F(Rejoin, SegmentOfAnotherGangIsRefused) {
     EXPECT_EQ(Say(source_, directory_fd_.get()), "rejoined") << why_;
     EXPECT_EQ(Say(destination_, store_fd_.get()), "rejoined") << why_;
