@@ -104,7 +104,9 @@ TEST(Threads, Invariant9_MembersShareWithoutLocksAndEveryPageIsRight) {
         done = true;
         watch.join();
         EXPECT_EQ(wrong, 0u) << "VMs whose memory is not the source's";
-        EXPECT_GT(references, 0u);
+        if (slots > 2 * kChunkSlots) { // who has one of two chunks may die with it
+            EXPECT_GT(references, 0u);
+        }
     }
 }
 
