@@ -213,6 +213,7 @@ Status Decoder::Bind(const Memory &memory) {
     if (const size_t size = pages_.size() * kPageSize; made_.size() < size) {
         made_.resize(size); // and at once what a later packet of as many pages can need
         iov_.reserve(pages_.size() + 1);
+        metadata_.reserve(kMaxMetadata);
         shared_.reserve(pages_.size());
         bases_.reserve(pages_.size());
         for (auto *buffer : {&blocks_, &frame_, &prefix_, &plain_}) {

@@ -297,6 +297,9 @@ Status Encoder::Encode(const char *id, void *block, const uint8_t *host, const u
         blocks_.resize(count * kPageSize);
         if (zstd_) {
             compressed_.resize(Compressor::Bound(count));
+            prefix_.reserve(count * kPageSize);
+            delta_pages_.reserve(count * kPageSize);
+            bases_.reserve(count);
         }
         iov_.reserve(count + 1);
         shared_.reserve(count);

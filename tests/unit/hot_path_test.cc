@@ -65,6 +65,7 @@ Status Take(Decoder *decoder, const Bytes &packet, uint8_t *host, uint64_t lengt
 
 TEST_P(HotPath, Invariant9_NoAllocationForAPage) {
     constexpr size_t kPages = 128;
+    constexpr uint32_t kWarm = 40; // packets
     Gang gang(1 << 14, 1 << 14, 1 << 14);
     EncoderOptions options = GetParam() == PayloadEncoding::kZstd ? kZstd : kRaw;
     PageCache cache(256 * kPageSize);
@@ -79,8 +80,14 @@ TEST_P(HotPath, Invariant9_NoAllocationForAPage) {
     uint64_t in_encode = 0, in_decode = 0;
     for (uint32_t packet = 1; packet <= 60; packet++) {
         for (size_t i = 0; i < kPages; i++) {
-            FillPage(vm.source.page(i), Below(rng, 3) ? SimilarContent(i % 16, Below(rng, 16))
-                                                      : 1 + Below(rng, 400));
+            // First some of each kind; then nearly all is a delta against what there was.
+            if (packet <= kWarm) {
+                FillPage(vm.source.page(i), Below(rng, 3) ? SimilarContent(Below(rng, 64), Below(rng, 4))
+                                                          : 1 + Below(rng, 400));
+            } else {
+                const size_t variant = 4 + (2 * (packet - kWarm) + i / 64) % 12;
+                FillPage(vm.source.page(i), SimilarContent(i % 64, variant));
+            }
         }
         vm.Scan();
         const uint64_t before = allocations;
@@ -97,7 +104,7 @@ TEST_P(HotPath, Invariant9_NoAllocationForAPage) {
         const uint64_t decoded = allocations;
         gang.directory->SetAcked(vm.member, 0, packet);
         ASSERT_TRUE(vm.Identical());
-        if (packet > 40) { // buffers have grown to what they need
+        if (packet > kWarm) {
             in_encode += encoded - before;
             in_decode += decoded - flat;
         }
