@@ -218,22 +218,6 @@ TEST(GangdRestart, WhoComesLateGetsTheDirectoryThatWasHandedBack) {
     EXPECT_EQ(grant["index"], 2);
 }
 
-// What is shared beside the directory is one, whoever comes first: a board of the new
-// gangd's would be a second budget.
-TEST(GangdRestart, WhoComesLateMakesNoSecondBoard) {
-    Gangd gangd;
-    auto a = NewSource(gangd, "vm1", 2), b = NewSource(gangd, "vm2", 2);
-    RunAll({a.get(), b.get()});
-    b->Leave(LeaveResult::kFailed);
-    b.reset();
-    gangd.Restart();
-    auto late = NewSource(gangd, "vm2", 2);
-    ASSERT_TRUE(StepTo(late.get(), SourceMember::Step::kScan));
-    ASSERT_TRUE(Soon([&] { return gangd.Status()["gangs"][0].contains("max-bandwidth"); }));
-    ASSERT_TRUE(a->SetMaxBandwidth(12345678));
-    EXPECT_EQ(gangd.Status()["gangs"][0]["max-bandwidth"], 12345678);
-}
-
 TEST(GangdRestart, StoreOfAGangThatWasHandedBackIsNotFilledAgain) {
     Gangd gangd;
     auto a = NewSource(gangd, "vm1", 1);
@@ -347,6 +331,26 @@ TEST_F(Rejoin, OnlyABoardIsTakenForTheBoard) {
     EXPECT_TRUE(clients_.back()->SendWith(hand_back, board_fd.get()));
     EXPECT_EQ(clients_.back()->Receive().value("op", ""), "rejoined");
     EXPECT_EQ(gangd_.Status()["gangs"][0]["members"].size(), 1u);
+}
+
+// It waits for the directory, which the gang has: so it has a board, too, and a new one
+// would be a second budget.
+TEST_F(Rejoin, WhoCameBeforeTheGangWasBackMakesNoSecondBoard) {
+    Fd board_fd;
+    GANG_OK(Board::Create(board_fd.out()));
+    std::unique_ptr<Board> board;
+    GANG_OK(Board::Open(board_fd.get(), &board));
+    uint32_t index;
+    GANG_OK(board->AddMember(static_cast<uint32_t>(getpid()), &index));
+    auto late = gangd_.Client();
+    late->Send(With(SourceJoinRequest("web", "vm2", 2), {{"board", true}}));
+    ASSERT_TRUE(Soon([&] { return gangd_.Status()["gangs"].size() == 1; }));
+    ASSERT_EQ(Say(source_, directory_fd_.get()), "rejoined") << why_;
+    EXPECT_EQ(late->Receive().value("op", ""), "directory");
+    EXPECT_TRUE(clients_.back()->SendWith({{"op", "rejoin-board"}, {"index", index}}, board_fd.get()));
+    EXPECT_EQ(clients_.back()->Receive().value("op", ""), "rejoined");
+    board->header().budget = 12345678;
+    EXPECT_EQ(gangd_.Status()["gangs"][0].value("max-bandwidth", 0), 12345678);
 }
 
 TEST_F(Rejoin, FieldsAreCheckedAsThoseOfAJoin) {
@@ -538,9 +542,7 @@ TEST_F(Rejoin, StoresOfOneIdLiveSideBySide) {
 }
 
 TEST_F(Rejoin, AnotherUsersGangIsNotEntered) {
-    if (geteuid() != 0) {
-        GTEST_SKIP() << "only root can become another user";
-    }
+    NEEDS_ROOT();
     Gangd gangd({"--allow-user", "nobody"});
     auto owner = gangd.Client();
     owner->SendWith(source_, directory_fd_.get());
