@@ -228,9 +228,7 @@ TEST(GangdHostile, DescriptorsNobodyAskedForAreClosed) {
 }
 
 TEST(GangdAccess, UserThatIsNotListedIsDenied) {
-    if (geteuid() != 0) {
-        GTEST_SKIP() << "only root can become another user";
-    }
+    NEEDS_ROOT();
     Gangd gangd;
     EXPECT_EQ(AsNobody([&] {
                   RawClient client(gangd.socket);

@@ -210,9 +210,7 @@ TEST(GangdKept, PagesThatOnlyOneVmHadAreNotSavedIfToldSo) {
 }
 
 TEST(GangdKept, AnotherUserGetsNothingThatWasKept) {
-    if (geteuid() != 0) {
-        GTEST_SKIP() << "only root can become another user: run the tests as root";
-    }
+    NEEDS_ROOT();
     Gangd gangd({"--store-keep", "300", "--allow-user", "nobody"});
     Destination first(gangd, "web", "vm1");
     first.Fill(2);

@@ -84,11 +84,6 @@ class Crowd {
     pid_t pid_;
 };
 
-#define NEEDS_ROOT()                                                                               \
-    if (geteuid() != 0) {                                                                          \
-        GTEST_SKIP() << "only root can become another user";                                       \
-    }
-
 TEST(GangdLimits, OneProcessCannotTakeTheConnectionsOfOthers) {
     Gangd gangd({"--max-process-clients", "4", "--max-clients", "100"});
     Crowd greedy(gangd, false, 10);

@@ -135,9 +135,7 @@ TEST(GangdOrder, AnnouncementsAreBounded) {
 }
 
 TEST(GangdOrder, OfAnotherUsersGangIsRefused) {
-    if (geteuid() != 0) {
-        GTEST_SKIP() << "needs to be root, to be another user";
-    }
+    NEEDS_ROOT();
     Gangd gangd({"--allow-user", "nobody"});
     Member vm(gangd);
     const std::string result = gangd.dir / "result";
@@ -166,9 +164,7 @@ TEST(GangdOrder, OfAnotherUsersGangIsRefused) {
 }
 
 TEST(GangdOrder, WhatAnotherUserAnnouncedIsNoPartOfRoots) {
-    if (geteuid() != 0) {
-        GTEST_SKIP() << "needs to be root, to be another user";
-    }
+    NEEDS_ROOT();
     Gangd gangd({"--allow-user", "nobody"});
     EXPECT_EQ(AsNobody([&] {
                   RawClient client(gangd.socket);

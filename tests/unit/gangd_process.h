@@ -54,6 +54,13 @@ inline bool Soon(const std::function<bool()> &condition, int ms = kSoonMs) {
     return true;
 }
 
+// Only root can become another user, which tests of what other users may not do have to.
+// scripts/test runs as root, so there none is skipped.
+#define NEEDS_ROOT()                                                                               \
+    if (geteuid() != 0) {                                                                          \
+        GTEST_SKIP() << "only root can become another user: run it as root, as scripts/test does"; \
+    }
+
 // A directory that anybody may enter and that goes with its files.
 class TempDir {
   public:

@@ -146,9 +146,7 @@ TEST(GangdSandbox, HasNoSocketOfTheNetwork) {
 }
 
 TEST(GangdSandbox, ServesAsAUserWithoutPrivileges) {
-    if (geteuid() != 0) {
-        GTEST_SKIP() << "only root can become another user";
-    }
+    NEEDS_ROOT();
     TempDir dir;
     const passwd *nobody = getpwnam("nobody");
     ASSERT_TRUE(nobody);

@@ -13,11 +13,6 @@
 namespace gang::test {
 namespace {
 
-#define NEEDS_ROOT()                                                                               \
-    if (geteuid() != 0) {                                                                          \
-        GTEST_SKIP() << "only root can become another user";                                       \
-    }
-
 // --- the status
 
 TEST(GangdTrust, StatusIsNotForTheUsersOfVms) {
