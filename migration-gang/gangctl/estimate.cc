@@ -62,6 +62,11 @@ Status Named(const Scanned &vm, const Status &status) {
     return status.ok() ? status : Status(status.code(), vm.plan.name + ": " + status.message());
 }
 
+bool IsTrue(const json &answer, const char *key) {
+    auto it = answer.find(key); // end() of what is no object, too
+    return it != answer.end() && *it == true;
+}
+
 class Estimation {
   public:
     Estimation(const Plan &plan, const EstimateOptions &options) : plan_(plan), options_(options) {
@@ -131,7 +136,7 @@ class Estimation {
         json status_info, kvm;
         Status status = vm->qmp->Execute("query-status", {}, &status_info);
         status = status.ok() ? vm->qmp->Execute("query-kvm", {}, &kvm) : status;
-        if (!status.ok() || !status_info.value("running", false)) {
+        if (!status.ok() || !IsTrue(status_info, "running")) {
             return status;
         }
         for (const char *mode : {"dirty-bitmap", "dirty-ring", "page-sampling"}) {
@@ -142,7 +147,7 @@ class Estimation {
                 arguments["sample-pages"] = kDirtySample;
             }
             json ignored;
-            if ((samples || kvm.value("enabled", false)) &&
+            if ((samples || IsTrue(kvm, "enabled")) &&
                 vm->qmp->Execute("calc-dirty-rate", arguments, &ignored).ok()) {
                 vm->counts_writes = true;
                 break;

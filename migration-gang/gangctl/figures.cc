@@ -134,6 +134,7 @@ GangFigures GangMeter::Look(const Vms &vms) {
                                               "migrating", "active",   "switchover"};
     GangFigures gang;
     double done = 0, all = 0;
+    uint64_t last_round = 0;
     size_t least = std::size(kPhases);
     bool told = true;
     for (const auto &vm : vms) {
@@ -147,6 +148,7 @@ GangFigures GangMeter::Look(const Vms &vms) {
         gang.delta_pages += vm->delta_pages;
         const double weight = std::max(static_cast<double>(vm->ram_bytes), 1.0);
         done += weight * vm->percent();
+        last_round = std::max(last_round, vm->round);
         all += weight;
         gang.completed += vm->outcome == Outcome::kCompleted;
         gang.failed += vm->outcome == Outcome::kFailed || vm->outcome == Outcome::kCancelled;
@@ -172,6 +174,7 @@ GangFigures GangMeter::Look(const Vms &vms) {
     bool ended = gang.completed + gang.failed == vms.size();
     if (ended) {
         gang.phase = "ended";
+        gang.round = last_round;
         gang.left_ms = 0;
     }
     percent_ = std::max(percent_, std::min(done / std::max(all, 1.0), kNearly));

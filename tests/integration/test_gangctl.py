@@ -163,7 +163,7 @@ def test_estimate_of_running_guests_of_a_sample_leaves_them_running(bed):
     for source in sources:
         assert source.cmd("query-gang-estimate")["status"] == "none"
         source.wait_beats(1)
-    # Half of what they write in a second is carried in one.
+    # A twentieth of what they write in a second is carried in one.
     less = estimate(vm_options(sources) + ["--sample-pages", "8000", "--bandwidth",
                                            str(int(told["dirty_rate"] / 20))])
     assert not less["converges"]
@@ -192,6 +192,9 @@ def test_progress_of_busy_guests_never_goes_back(bed):
                     if e.get("event") in ("progress", "gang") and e.get("vm") == who]
         assert percents == sorted(percents) and percents[-1] == 100, (who, percents)
         assert all(p < 100 for p in percents[:-1]) or len(percents) < 2
+        saved = [e["saved_bytes"] for e in events
+                 if e.get("event") in ("progress", "gang") and e.get("vm") == who]
+        assert saved == sorted(saved), (who, saved)
     assert ratios and ratios == sorted(ratios), ratios
     for member in members:
         info = member.source.cmd("query-gang")
