@@ -394,6 +394,9 @@ static int gang_progress_now(MigrationState *s, uint64_t handled, uint64_t left)
     if (stat64_get(&mig_stats.dirty_sync_count) <= 1) {
         return handled * 900 / (handled + left);
     }
+    /* Nothing is left at the end of each round: what counts is the next look */
+    left = MAX(left, stat64_get(&mig_stats.dirty_bytes_last_sync) /
+                     GANG_PAGE_SIZE);
     return 900 + (left <= enough ? 99 : enough * 99 / left);
 }
 
